@@ -1,0 +1,45 @@
+//! Every bound of the kernel side, in one place, with what happens when it is reached.
+//!
+//! May import nothing.
+
+/// Live connections tracked at once. When full, the open is counted as
+/// [`NoConnectionSlot`](crate::drops::DropReason::NoConnectionSlot) and the connection is not seen.
+pub const MAX_CONNECTIONS: u32 = 16_384;
+
+/// Descriptors (process, fd) that refer to tracked connections. When full, the insert is counted
+/// as [`DescriptorMapFull`](crate::drops::DropReason::DescriptorMapFull).
+pub const MAX_DESCRIPTORS: u32 = 32_768;
+
+/// Pool handles (process, pointer) joined to a connection. When full, the acquire is counted as
+/// [`CheckoutMapFull`](crate::drops::DropReason::CheckoutMapFull).
+pub const MAX_CHECKOUTS: u32 = 16_384;
+
+/// Processes with a per-process setting (watched, stack class). When full, the process is counted
+/// as [`ProcessMapFull`](crate::drops::DropReason::ProcessMapFull).
+pub const MAX_PROCESSES: u32 = 8_192;
+
+/// Watched TCP ports. More are refused on the command line.
+pub const MAX_PORTS: usize = 16;
+
+/// Probe programs in the object: one per probe of the catalogue. A catalogue with more is refused
+/// at load.
+pub const MAX_PROBES: usize = 24;
+
+/// Bytes of the ring buffer for rare events. When full, the record is counted as
+/// [`RingFull`](crate::drops::DropReason::RingFull).
+pub const RING_BYTES: u32 = 2 << 20;
+
+/// Bytes of a statement kept per connection; the rest is cut.
+pub const STATEMENT_BYTES: usize = 128;
+
+/// Bytes of the startup packet kept per connection; parameters beyond are unknown.
+pub const STARTUP_BYTES: usize = 256;
+
+/// Message headers walked in one send, or in one receive while the connection starts or pipelines.
+pub const WALK_STEPS: u32 = 32;
+
+/// Message headers walked in an ordinary receive; a longer one is followed by its tail.
+pub const WALK_STEPS_RECEIVE: u32 = 8;
+
+/// Pending uretprobes whose return addresses are saved with a stack copy.
+pub const MAX_FIXUPS: usize = 8;

@@ -1,0 +1,2 @@
+//! eBPF object
+fn main() {}

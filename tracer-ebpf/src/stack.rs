@@ -1,0 +1,108 @@
+//! Stack slots: registers and raw stack bytes copied at an event.
+//!
+//! May import [`limits`](crate::limits). Invariants: a slot is rewritten in place; `seq` is odd
+//! while it is written, so a reader copies, compares `seq` before and after, and retries. A slot
+//! belongs to one connection and one kind until user space returns it to its class's free list.
+
+use crate::limits::MAX_FIXUPS;
+
+/// Bytes of stack in a slot of each class. A process starts in class 0 and is moved up by user
+/// space when its unwinds end before the application's frames.
+pub const CLASS_BYTES: [u32; 3] = [4 << 10, 16 << 10, 48 << 10];
+
+/// Slots of each class (16, 8 and 3 MiB). When none is free the event keeps no stack and
+/// [`NoStackSlot`](crate::drops::DropReason::NoStackSlot) is counted.
+pub const CLASS_SLOTS: [u32; 3] = [4096, 512, 64];
+
+/// Bytes copied by one helper call; the first chunk ends at a page boundary so that a stack that
+/// ends within the range still gives what it has.
+pub const CHUNK_BYTES: u32 = 4 << 10;
+
+/// The connection was opened: the stack at `connect`.
+pub const KIND_OPEN: usize = 0;
+/// The first send after the server was done: the code that uses the connection.
+pub const KIND_USE: usize = 1;
+/// A pool's acquire returned the connection.
+pub const KIND_ACQUIRE: usize = 2;
+/// Number of kinds.
+pub const KINDS: usize = 3;
+
+/// Set in [`StackHeader::flags`]: the registers are those at a function's first instruction or at
+/// a RET, so the return address is the word at `sp` and `bp` is the caller's.
+pub const FLAG_BOUNDARY: u32 = 1;
+
+/// Beginning of a stack slot; [`CLASS_BYTES`] bytes of stack follow at [`HEADER_BYTES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct StackHeader {
+    /// Odd while the slot is written.
+    pub seq: u32,
+    /// [`FLAG_BOUNDARY`]
+    pub flags: u32,
+    /// Connection id (see [`conn`](crate::conn)).
+    pub conn: u64,
+    /// Time of the event, `CLOCK_MONOTONIC` nanoseconds.
+    pub at: u64,
+    pub tgid: u32,
+    pub tid: u32,
+    pub ip: u64,
+    pub sp: u64,
+    pub bp: u64,
+    /// `r14`: the goroutine in Go code.
+    pub g: u64,
+    /// Bytes of stack obtained, from `sp` up.
+    pub len: u32,
+    /// Entries of `fixups` in use.
+    pub fixup_count: u32,
+    /// Pending uretprobes: (address of the stack slot, the return address it held).
+    pub fixups: [[u64; 2]; MAX_FIXUPS],
+    pub _reserved: [u8; 56],
+}
+
+/// Bytes before the stack in a slot.
+pub const HEADER_BYTES: usize = 256;
+const _: () = assert!(size_of::<StackHeader>() == HEADER_BYTES);
+
+/// A reference to a stack slot as kept in a connection: zero is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotRef {
+    /// Index into [`CLASS_BYTES`].
+    pub class: u32,
+    /// Index of the slot within its class.
+    pub index: u32,
+}
+
+impl SlotRef {
+    /// The form kept in a connection.
+    #[must_use]
+    #[inline(always)]
+    pub const fn pack(self) -> u32 {
+        ((self.class + 1) << 24) | (self.index & 0x00ff_ffff)
+    }
+
+    /// `None` when there is no slot.
+    #[must_use]
+    #[inline(always)]
+    pub const fn unpack(raw: u32) -> Option<Self> {
+        let class = raw >> 24;
+        if class == 0 || class > CLASS_BYTES.len() as u32 {
+            return None;
+        }
+        Some(Self { class: class - 1, index: raw & 0x00ff_ffff })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CLASS_SLOTS, SlotRef};
+
+    #[test]
+    fn a_slot_reference_survives_packing_and_zero_is_none() {
+        assert_eq!(SlotRef::unpack(0), None);
+        for class in 0..CLASS_SLOTS.len() as u32 {
+            let slot = SlotRef { class, index: CLASS_SLOTS[class as usize] - 1 };
+            assert_eq!(SlotRef::unpack(slot.pack()), Some(slot));
+        }
+        assert_eq!(SlotRef::unpack(u32::MAX), None);
+    }
+}

@@ -1,0 +1,1 @@
+//! Executable files as bytes: ELF symbols, the Go function table, where functions return.

@@ -1,0 +1,1 @@
+//! Kernel maps and ring records to model events.

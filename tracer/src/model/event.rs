@@ -1,0 +1,302 @@
+//! What happened, as the model hears it: the only input of the model, and what a recording holds.
+//!
+//! May import `serde` only. Invariants: every event carries its time; absence is `None`, never
+//! zero; strings from traced processes are kept as they came (lossily decoded to UTF-8) and are
+//! escaped by whoever prints them; SQL text arrives with its literals already removed.
+
+use serde::{Deserialize, Serialize};
+
+/// `CLOCK_MONOTONIC` time in nanoseconds.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct MonoNanos(pub u64);
+
+impl MonoNanos {
+    /// Time from `earlier` to `self` in nanoseconds; zero when `earlier` is later.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// A connection's identity: given out once, never reused within a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ConnId(pub u64);
+
+/// A process id in the initial pid namespace. Reused by the kernel, so it is an identity only
+/// between a process's first event and its [`Event::Exit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Pid(pub u32);
+
+/// A file descriptor of one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fd(pub i32);
+
+/// The language runtime of a process, as recognised from its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    Go,
+    Node,
+    Python,
+    Java,
+    Ruby,
+    Php,
+    Dotnet,
+    /// Rust, C, C++ and others without a runtime that matters here.
+    Native,
+}
+
+/// A pool or driver recognised in a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolSeen {
+    /// Name in the catalogue, for example `database/sql`.
+    pub name: String,
+    /// Acquire and release are both probed, so checkouts are observed.
+    pub observed: bool,
+    /// Why not, or what is limited, in words.
+    pub note: Option<String>,
+}
+
+/// What is known about a process. Sent when it is first seen and again when more is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessSeen {
+    /// Start time in clock ticks after boot (`/proc/PID/stat` field 22).
+    pub start_time: Option<u64>,
+    pub comm: String,
+    pub exe: Option<String>,
+    pub runtime: Option<Runtime>,
+    /// Container id, shortened, when the process runs in one.
+    pub container: Option<String>,
+    /// Pid in the process's own pid namespace, where that differs.
+    pub ns_pid: Option<u32>,
+    pub pools: Vec<PoolSeen>,
+}
+
+/// The other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Peer {
+    Tcp {
+        addr: String,
+        port: u16,
+    },
+    /// Path of the socket when known.
+    Unix {
+        path: Option<String>,
+        port: u16,
+    },
+}
+
+/// Of a connection that existed before the start: idle times as the kernel keeps them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Existing {
+    /// Nanoseconds since the last data sent and received, where the kernel keeps them (TCP).
+    pub last_send_ago: Option<u64>,
+    pub last_recv_ago: Option<u64>,
+}
+
+/// Where a connection is in the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WirePhase {
+    /// No byte has moved, or the startup is under way.
+    Connecting,
+    /// In session and readable.
+    Ready,
+    /// TLS or GSS: direction and time only.
+    Encrypted,
+    /// A CancelRequest: not a session.
+    Cancel,
+    /// Existed before the start and has not spoken since.
+    Unknown,
+    /// Not the PostgreSQL protocol.
+    Foreign,
+}
+
+/// Transaction status of the last ReadyForQuery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TxStatus {
+    Idle,
+    InTransaction,
+    Failed,
+}
+
+/// The last statement, without literals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Statement {
+    /// Beginning of the SQL; `cut` when there was more.
+    Sql { text: String, cut: bool },
+    /// Name of a statement prepared before it was seen.
+    Prepared { name: String },
+}
+
+/// A pool's handle on the connection, seen by probes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkout {
+    /// Name in the catalogue.
+    pub pool: String,
+    /// False for a driver without a pool (libpq): then `held` is the life of the connection
+    /// handle, no checkout.
+    pub is_pool: bool,
+    pub held: bool,
+    pub acquired_at: Option<MonoNanos>,
+    pub released_at: Option<MonoNanos>,
+    /// Acquires seen so far.
+    pub count: u64,
+}
+
+/// The state of a connection as the kernel side keeps it, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireState {
+    pub phase: WirePhase,
+    /// `None`: none since it was opened or, for an existing one, since the start.
+    pub last_send: Option<MonoNanos>,
+    pub last_recv: Option<MonoNanos>,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    /// Statements run.
+    pub statements: u64,
+    /// The server owes an answer. `None` when it cannot be known (encrypted: judged by direction
+    /// and time, by the model).
+    pub active: Option<bool>,
+    /// `None` until a ReadyForQuery was seen.
+    pub status: Option<TxStatus>,
+    /// First sends after the server was done: grows with each new use.
+    pub uses: u64,
+    pub last_statement: Option<Statement>,
+    /// Silent on purpose.
+    pub listening: bool,
+    pub advisory_lock: bool,
+    pub copy: bool,
+    pub replication: bool,
+    /// From the startup packet.
+    pub user: Option<String>,
+    pub database: Option<String>,
+    pub application_name: Option<String>,
+    /// Process id of the server's backend, from BackendKeyData.
+    pub backend_pid: Option<u32>,
+    /// The peer closed; the process has seen it.
+    pub peer_closed: bool,
+    pub checkout: Option<Checkout>,
+}
+
+/// Which event of a connection a stack was taken at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StackEvent {
+    Acquire,
+    Open,
+    LastUse,
+}
+
+/// Whose code a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FrameKind {
+    /// The application's own: a blame candidate.
+    App,
+    /// A PostgreSQL driver or a connection pool.
+    Driver,
+    /// A framework or another library.
+    Library,
+    /// Language runtime, standard library, libc.
+    Runtime,
+    /// Not resolved: no name.
+    Unknown,
+}
+
+/// A resolved code location.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Symbol {
+    pub function: String,
+    pub file: Option<String>,
+    /// Call line where known; for a perf-map name, the definition's.
+    pub line: Option<u32>,
+    pub column: Option<u32>,
+}
+
+/// One frame, innermost first in a [`Stack`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Frame {
+    pub symbol: Option<Symbol>,
+    /// File name of the module (executable or library); `None` for generated code.
+    pub module: Option<String>,
+    pub kind: FrameKind,
+    pub inlined: bool,
+}
+
+/// A resolved stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    /// Innermost first.
+    pub frames: Vec<Frame>,
+    /// Why the outer end is missing, in words; `None` when the stack is complete.
+    pub truncated: Option<String>,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A process is known, or better known than before.
+    Process { at: MonoNanos, pid: Pid, process: ProcessSeen },
+    /// `child` inherits every descriptor of `parent`.
+    Fork { at: MonoNanos, parent: Pid, child: Pid },
+    /// The image was replaced; only the descriptors `kept` are still open.
+    Exec { at: MonoNanos, pid: Pid, kept: Vec<Fd> },
+    /// The process ended; all its descriptors are closed.
+    Exit { at: MonoNanos, pid: Pid },
+    /// A connection was opened by `pid` at descriptor `fd`, or found at the start (`existing`).
+    Open {
+        at: MonoNanos,
+        conn: ConnId,
+        pid: Pid,
+        fd: Fd,
+        /// Thread that opened it.
+        tid: Option<u32>,
+        peer: Peer,
+        existing: Option<Existing>,
+    },
+    /// Another descriptor now refers to the connection.
+    Duplicate { at: MonoNanos, conn: ConnId, pid: Pid, fd: Fd },
+    /// A descriptor of the connection was closed.
+    Close { at: MonoNanos, conn: ConnId, pid: Pid, fd: Fd },
+    /// The connection's state; sent when it has changed since the last time.
+    Wire { at: MonoNanos, conn: ConnId, local_port: Option<u16>, state: WireState },
+    /// A stack of the connection, resolved. For [`StackEvent::LastUse`] `uses` is the value of
+    /// [`WireState::uses`] it belongs to, for [`StackEvent::Acquire`] that of
+    /// [`Checkout::count`]; zero for [`StackEvent::Open`].
+    Stack { at: MonoNanos, conn: ConnId, of: StackEvent, uses: u64, stack: Stack },
+    /// The kernel side or the user side lost something; `total` is the count so far.
+    Lost { at: MonoNanos, reason: String, total: u64 },
+    /// Time passed.
+    Tick { at: MonoNanos },
+}
+
+impl Event {
+    /// When it happened.
+    #[must_use]
+    pub const fn at(&self) -> MonoNanos {
+        match self {
+            Self::Process { at, .. }
+            | Self::Fork { at, .. }
+            | Self::Exec { at, .. }
+            | Self::Exit { at, .. }
+            | Self::Open { at, .. }
+            | Self::Duplicate { at, .. }
+            | Self::Close { at, .. }
+            | Self::Wire { at, .. }
+            | Self::Stack { at, .. }
+            | Self::Lost { at, .. }
+            | Self::Tick { at } => *at,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Recorded event streams: written by `capture --record`, read by `report`.

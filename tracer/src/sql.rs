@@ -1,0 +1,1 @@
+//! Removes literals from SQL text before it leaves the process that read it.

@@ -1,0 +1,1 @@
+//! Raw stack copies to frames with names, files, lines and owners.

@@ -1,0 +1,2 @@
+//! Everything a person types while working on connleak.
+fn main() {}
