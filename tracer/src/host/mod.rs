@@ -7,3 +7,5 @@
 
 pub mod btf;
 pub mod clock;
+pub mod proc;
+pub mod sockets;
