@@ -17,7 +17,7 @@ use aya::{
 };
 use tracer_ebpf::{
     config::{Config, Process},
-    conn::{CONN_BYTES, Conn, conn_slot},
+    conn::{CONN_BYTES, Conn, conn_id, conn_slot},
     drops::DropReason,
     limits::{MAX_CONNECTIONS, MAX_PROBES},
     probe::ProbeSpec,
@@ -26,6 +26,7 @@ use tracer_ebpf::{
 
 pub use error::LoadError;
 use error::shorten;
+pub use pod::plain_from_bytes;
 use pod::{MappedArray, PodConfig, PodProbeSpec, PodProcess};
 
 /// The object, embedded at build time.
@@ -227,9 +228,15 @@ impl Kernel {
         self.conns.read(slot)
     }
 
-    /// Takes a connection slot for a connection that existed before; `write` fills it.
-    pub fn pop_conn(&mut self) -> Option<u32> {
-        self.free_conns.pop(0).ok()
+    /// Puts a connection that existed before into a free slot and returns its id; `None` when there
+    /// is no free slot. Generation and epoch of `conn` are set here.
+    pub fn adopt(&mut self, conn: &Conn) -> Option<u64> {
+        let slot = self.free_conns.pop(0).ok()?;
+        let before = self.conns.read(slot)?;
+        let epoch = before.epoch.wrapping_add(1).max(1);
+        let conn = Conn { generation: epoch, epoch, ..*conn };
+        self.conns.write(slot, &conn, true);
+        Some(conn_id(slot, epoch))
     }
 
     /// Marks the slot free and gives it and its stacks back.
@@ -255,11 +262,6 @@ impl Kernel {
     /// Sets the class of the connection's next stacks.
     pub fn set_stack_class(&mut self, slot: u32, class: u32) {
         self.conns.write_u32(slot, offset_of!(Conn, stack_class), class);
-    }
-
-    /// Writes one 32-bit field of a connection slot that user space owns (see [`Self::pop_conn`]).
-    pub fn write_conn(&mut self, slot: u32, offset: usize, value: u32) {
-        self.conns.write_u32(slot, offset, value);
     }
 
     /// Copies a stack out of its slot; `None` when there is none, or it changed while it was read.
@@ -326,11 +328,6 @@ impl Kernel {
                 (total > 0).then_some((*reason, total))
             })
             .collect()
-    }
-
-    /// tmp
-    pub fn programs(&self) -> Vec<(String, Option<u32>)> {
-        self.ebpf.programs().filter_map(|(n, p)| Some((n.to_owned(), p.info().ok()?.verified_instruction_count()))).collect()
     }
 
     /// Run-time statistics of the loaded programs: name, runs, nanoseconds. Zero unless the

@@ -73,16 +73,8 @@ impl<T: Plain> MappedArray<T> {
     /// The kernel's, when it refuses the mapping.
     pub fn new(fd: impl AsFd, stride: usize, len: u32) -> std::io::Result<Self> {
         debug_assert!(size_of::<T>() <= stride && stride.is_multiple_of(8));
-        let map = MmapOptions::new()
-            .len(stride * len as usize)
-            .map_raw(fd.as_fd().as_raw_fd())?;
+        let map = MmapOptions::new().len(stride * len as usize).map_raw(fd.as_fd().as_raw_fd())?;
         Ok(Self { map, stride, len, _value: PhantomData })
-    }
-
-    /// Elements in the map.
-    #[must_use]
-    pub fn len(&self) -> u32 {
-        self.len
     }
 
     /// A copy of the beginning of element `index`; `None` when there is no such element. The
@@ -121,6 +113,23 @@ impl<T: Plain> MappedArray<T> {
             let take = (len - at * 8).min(8);
             into.extend_from_slice(&bytes[..take]);
         }
+        true
+    }
+
+    /// Writes element `index`, its first word after all others if so wanted (it may be what makes
+    /// the rest valid). False when out of range.
+    pub fn write(&self, index: u32, value: &T, first_word_last: bool) -> bool {
+        let Some(base) = self.element(index) else { return false };
+        let skip = usize::from(first_word_last);
+        let put = |word: usize| {
+            // SAFETY: as in `read`, with the sides exchanged.
+            unsafe {
+                let bits = (&raw const *value).cast::<u64>().add(word).read_unaligned();
+                base.cast::<u64>().add(word).write_volatile(bits);
+            }
+        };
+        (skip..size_of::<T>() / 8).for_each(put);
+        (0..skip).for_each(put);
         true
     }
 
