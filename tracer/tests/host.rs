@@ -17,6 +17,7 @@ use std::{
     },
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tempfile::TempDir;
@@ -144,6 +145,13 @@ fn this_process_is_described_from_the_real_proc() {
     assert!(mapped.iter().any(|file| file.path.to_string_lossy().contains("libc.so")));
 }
 
+/// Held by the test that starts a child and by those that count who holds a descriptor: between
+/// fork and exec, a child holds copies of all of them.
+fn no_fork_meanwhile() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The inode number of a socket of this process.
 fn inode(socket: &impl AsRawFd) -> u64 {
     let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
@@ -171,6 +179,7 @@ fn tcp_pair(bind: &str, connect: impl Fn(u16) -> SocketAddr) -> (TcpStream, TcpS
 
 #[test]
 fn of_a_tcp_connection_only_the_client_end_is_listed() {
+    let _lock = no_fork_meanwhile();
     let mapped: Ipv6Addr = "::ffff:127.0.0.1".parse().unwrap();
     for (bind, host, family, address) in [
         ("127.0.0.1:0", "127.0.0.1".parse().unwrap(), AF_INET, "127.0.0.1"),
@@ -232,6 +241,7 @@ fn of_a_unix_connection_only_the_client_end_is_listed_with_the_server_s_path() {
 
 #[test]
 fn a_recheck_tells_still_there_from_closed_by_the_server_and_gone() {
+    let _lock = no_fork_meanwhile();
     let dir = TempDir::new().unwrap();
     let path = dir.path().join(".s.PGSQL.61236");
     let listener = UnixListener::bind(&path).unwrap();
@@ -303,6 +313,7 @@ sys.stdin.read()
 
 #[test]
 fn connections_in_another_network_namespace_are_listed_with_their_holder() {
+    let _lock = no_fork_meanwhile();
     let dir = TempDir::new().unwrap();
     let path = dir.path().join(".s.PGSQL.61237");
     let listener = UnixListener::bind(&path).unwrap();
