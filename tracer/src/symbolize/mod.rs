@@ -322,6 +322,19 @@ fn truncated(reason: String) -> Resolved {
     Resolved { stack: Stack { frames: Vec::new(), truncated: Some(reason) }, cut: false }
 }
 
+/// In a program whose own code has debug information, a function that has none was linked in: a
+/// static C library, the C `main` that the Rust compiler writes.
+fn disown_without_source(frames: &mut [Frame]) {
+    let has_source = |frame: &Frame| frame.symbol.as_ref().is_some_and(|s| s.file.is_some());
+    let is_own = |frame: &Frame| frame.kind == FrameKind::App && frame.module.is_some();
+    if !frames.iter().any(|frame| is_own(frame) && has_source(frame)) {
+        return;
+    }
+    for frame in frames.iter_mut().filter(|frame| is_own(frame) && !has_source(frame)) {
+        frame.kind = FrameKind::Library;
+    }
+}
+
 /// Says how the stack ended.
 fn finish(raw: &RawStack, walk: &Walk, mut frames: Vec<Frame>) -> Resolved {
     let ends_in_root = frames
@@ -344,6 +357,7 @@ fn finish(raw: &RawStack, walk: &Walk, mut frames: Vec<Frame>) -> Resolved {
         End::TooDeep => Some(format!("deeper than {} calls", unwind::MAX_DEPTH)),
     };
     frames.truncate(MAX_FRAMES);
+    disown_without_source(&mut frames);
     let has_app = frames.iter().any(|frame| frame.kind == FrameKind::App);
     let cut = reason.is_some() && walk.end == End::CopyTooSmall && !has_app;
     Resolved { stack: Stack { frames, truncated: reason }, cut }

@@ -24,6 +24,8 @@ use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _,
 /// pointers.
 const MAX_UNINDEXED_BYTES: usize = 64 << 20;
 
+const PAGE_BYTES: u64 = 4096;
+
 /// A file's identity, for as long as this program holds it open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FileId {
@@ -89,13 +91,14 @@ pub(super) struct Elf {
 }
 
 impl Elf {
-    /// The program's own address of the byte at `offset` of the file.
+    /// The program's own address of what is mapped from `offset` of the file, a multiple of the
+    /// page size. A mapping begins up to a page before its segment.
     pub fn address_of(&self, offset: u64) -> Option<u64> {
-        let segment = self
-            .segments
-            .iter()
-            .find(|s| offset.checked_sub(s.offset).is_some_and(|within| within < s.len))?;
-        segment.address.checked_add(offset - segment.offset)
+        let segment = self.segments.iter().find(|segment| {
+            let first = segment.offset & !(PAGE_BYTES - 1);
+            (first..segment.offset.saturating_add(segment.len)).contains(&offset)
+        })?;
+        segment.address.checked_add(offset)?.checked_sub(segment.offset)
     }
 }
 

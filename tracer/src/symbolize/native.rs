@@ -83,7 +83,8 @@ fn symbol(function: &str, code: Option<&CodeInfo<'_>>) -> Symbol {
     Symbol {
         function: owner::shortened(function),
         file: code.map(|code| owner::shortened(&code.to_path().to_string_lossy())),
-        line: code.and_then(|code| code.line),
-        column: code.and_then(|code| code.column).map(u32::from),
+        // DWARF writes zero for "none".
+        line: code.and_then(|code| code.line).filter(|&line| line != 0),
+        column: code.and_then(|code| code.column).filter(|&column| column != 0).map(u32::from),
     }
 }

@@ -391,7 +391,7 @@ pub(super) fn go(function: &str, file: Option<&str>) -> FrameKind {
     let is_below = |path: &&str| {
         package.strip_prefix(*path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    if GO_DRIVERS.iter().any(|path| is_below(path)) {
+    if GO_DRIVERS.iter().any(is_below) {
         return FrameKind::Driver;
     }
     if package == "main" {
