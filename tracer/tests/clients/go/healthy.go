@@ -1,0 +1,133 @@
+package main
+
+// The same work done right. Nothing in this file may ever be reported.
+
+import (
+	"context"
+	"database/sql"
+	"sync"
+
+	"github.com/jackc/pgx/v4/pgxpool"
+)
+
+func healthyRows(db *sql.DB) error {
+	rows, err := db.Query("select g from generate_series(1, 100) g")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var got int
+		if err := rows.Scan(&got); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func healthyTx(db *sql.DB) error {
+	tx, err := db.Begin()
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec("select 1"); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func healthyConn(ctx context.Context, db *sql.DB) error {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.ExecContext(ctx, "select 1")
+	return err
+}
+
+func healthyPgxpool(ctx context.Context, pool *pgxpool.Pool) error {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	_, err = conn.Exec(ctx, "select 1")
+	return err
+}
+
+func healthyPgxpoolRows(ctx context.Context, pool *pgxpool.Pool) error {
+	rows, err := pool.Query(ctx, "select g from generate_series(1, 100) g")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := rows.Scan(new(int)); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// longQuery is held while the server works: active, however long.
+func longQuery(db *sql.DB, seconds string) error {
+	_, err := db.Exec("select pg_sleep($1)", seconds)
+	return err
+}
+
+// burst sends `count` requests at once.
+func burst(count int, request func() error) error {
+	failures := make(chan error, count)
+	var all sync.WaitGroup
+	for i := 0; i < count; i++ {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			if err := request(); err != nil {
+				failures <- err
+			}
+		}()
+	}
+	all.Wait()
+	select {
+	case err := <-failures:
+		return err
+	default:
+		return nil
+	}
+}
+
+// onDeepStack makes the goroutine's stack grow, frame by frame, before it works: a stack that
+// grows runs function entries twice and moves everything on it.
+func onDeepStack(depth int, request func() error) error {
+	var ballast [512]byte
+	if depth == 0 {
+		return request()
+	}
+	ballast[depth%len(ballast)] = byte(depth)
+	err := onDeepStack(depth-1, request)
+	if ballast[depth%len(ballast)] != byte(depth) {
+		panic("the stack changed under us")
+	}
+	return err
+}
+
+// hammer lets `goroutines` goroutines make `rounds` requests each, on stacks of many sizes.
+func hammer(goroutines, rounds int, request func() error) error {
+	var mu sync.Mutex
+	next := 0
+	return burst(goroutines, func() error {
+		mu.Lock()
+		next++
+		mine := next
+		mu.Unlock()
+		for i := 0; i < rounds; i++ {
+			if err := onDeepStack((mine+i)%97, request); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,88 @@
+package main
+
+// The ways a connection does not come back. The line that takes the connection ends in a
+// LEAK-LINE comment with the shape's name: it is the line that a report must give.
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/jackc/pgx/v4/pgxpool"
+)
+
+var errNotFound = errors.New("no such order")
+
+// leakRows returns on the error path without closing the rows.
+func leakRows(db *sql.DB, wanted int) (int, error) {
+	rows, err := db.Query("select g from generate_series(1, 100) g") // LEAK-LINE rows
+	if err != nil {
+		return 0, err
+	}
+	rows.Next()
+	var got int
+	if err := rows.Scan(&got); err != nil {
+		return 0, err
+	}
+	if got != wanted {
+		return 0, errNotFound
+	}
+	return got, rows.Close()
+}
+
+// leakRowsUnread is the same with a result so large that the server is still sending it: to the
+// server the session is active, and will be for ever.
+func leakRowsUnread(db *sql.DB) error {
+	rows, err := db.Query("select repeat('x', 1000) from generate_series(1, 100000)") // LEAK-LINE rows_unread
+	if err != nil {
+		return err
+	}
+	rows.Next()
+	return rows.Scan(new(string))
+}
+
+// leakTx neither commits nor rolls back when there is nothing to change.
+func leakTx(db *sql.DB, wanted int) error {
+	tx, err := db.Begin() // LEAK-LINE tx
+	if err != nil {
+		return err
+	}
+	var got int
+	if err := tx.QueryRow("select 1").Scan(&got); err != nil {
+		return tx.Rollback()
+	}
+	if got != wanted {
+		return errNotFound
+	}
+	return tx.Commit()
+}
+
+// leakConn pins a connection and forgets it.
+func leakConn(ctx context.Context, db *sql.DB) error {
+	conn, err := db.Conn(ctx) // LEAK-LINE conn
+	if err != nil {
+		return err
+	}
+	_, err = conn.ExecContext(ctx, "select 1")
+	return err
+}
+
+// leakPgxpool acquires and forgets.
+func leakPgxpool(ctx context.Context, pool *pgxpool.Pool) error {
+	conn, err := pool.Acquire(ctx) // LEAK-LINE pgxpool
+	if err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, "select 1")
+	return err
+}
+
+// leakPgxpoolRows does not close the rows of the pool's own Query.
+func leakPgxpoolRows(ctx context.Context, pool *pgxpool.Pool) error {
+	rows, err := pool.Query(ctx, "select g from generate_series(1, 100) g") // LEAK-LINE pgxpool_rows
+	if err != nil {
+		return err
+	}
+	rows.Next()
+	return rows.Scan(new(int))
+}

@@ -1,0 +1,172 @@
+// A Go client that does what it is told, line by line: see ../README.md.
+package main
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v4/pgxpool"
+	_ "github.com/lib/pq"
+)
+
+type client struct {
+	ctx  context.Context
+	db   *sql.DB
+	pool *pgxpool.Pool
+}
+
+// pgx returns the pgxpool, made when first asked for: it connects at once.
+func (c *client) pgx() (*pgxpool.Pool, error) {
+	if c.pool == nil {
+		config, err := pgxpool.ParseConfig("")
+		if err != nil {
+			return nil, err
+		}
+		config.MaxConns = 60
+		if c.pool, err = pgxpool.ConnectConfig(c.ctx, config); err != nil {
+			return nil, err
+		}
+	}
+	return c.pool, nil
+}
+
+func (c *client) leak(shape string) error {
+	switch shape {
+	case "rows":
+		_, err := leakRows(c.db, 1000)
+		return expect(err, errNotFound)
+	case "rows_unread":
+		return leakRowsUnread(c.db)
+	case "tx":
+		return expect(leakTx(c.db, 1000), errNotFound)
+	case "conn":
+		return leakConn(c.ctx, c.db)
+	}
+	pool, err := c.pgx()
+	if err != nil {
+		return err
+	}
+	switch shape {
+	case "pgxpool":
+		return leakPgxpool(c.ctx, pool)
+	case "pgxpool_rows":
+		return leakPgxpoolRows(c.ctx, pool)
+	}
+	return fmt.Errorf("no shape %s", shape)
+}
+
+func (c *client) healthy(shape string) error {
+	switch shape {
+	case "rows":
+		return healthyRows(c.db)
+	case "tx":
+		return healthyTx(c.db)
+	case "conn":
+		return healthyConn(c.ctx, c.db)
+	}
+	pool, err := c.pgx()
+	if err != nil {
+		return err
+	}
+	switch shape {
+	case "pgxpool":
+		return healthyPgxpool(c.ctx, pool)
+	case "pgxpool_rows":
+		return healthyPgxpoolRows(c.ctx, pool)
+	}
+	return fmt.Errorf("no shape %s", shape)
+}
+
+func expect(got, wanted error) error {
+	if errors.Is(got, wanted) {
+		return nil
+	}
+	return fmt.Errorf("wanted the error path (%v), got %v", wanted, got)
+}
+
+func repeat(count int, step func() error) error {
+	for i := 0; i < count; i++ {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *client) run(words []string) error {
+	word := func(i int) string {
+		if i < len(words) {
+			return words[i]
+		}
+		return ""
+	}
+	number := func(i int) int {
+		n, err := strconv.Atoi(word(i))
+		if err != nil {
+			panic(fmt.Sprintf("word %d of %q is not a number", i, words))
+		}
+		return n
+	}
+	switch word(0) {
+	case "leak":
+		return repeat(number(2), func() error { return c.leak(word(1)) })
+	case "healthy":
+		return repeat(number(2), func() error { return c.healthy(word(1)) })
+	case "burst":
+		// Held at the same time, so that the pool really opens that many.
+		return burst(number(1), func() error { return longQuery(c.db, "0.1") })
+	case "hammer":
+		shape := word(3)
+		if _, err := c.pgx(); err != nil && strings.HasPrefix(shape, "pgxpool") {
+			return err
+		}
+		return hammer(number(1), number(2), func() error { return c.healthy(shape) })
+	case "hold_query":
+		// Answered when the statement is on its way.
+		seconds := word(1)
+		go func() {
+			if err := longQuery(c.db, seconds); err != nil {
+				fmt.Println("error", err)
+			}
+		}()
+		return nil
+	}
+	return fmt.Errorf("no command %s", word(0))
+}
+
+func main() {
+	maxIdle := flag.Int("max-idle", 2, "database/sql: idle connections kept")
+	maxOpen := flag.Int("max-open", 60, "database/sql: connections at most")
+	flag.Parse()
+
+	// Everything comes from the PG* variables.
+	db, err := sql.Open("postgres", "")
+	if err != nil {
+		fmt.Println("error", err)
+		os.Exit(1)
+	}
+	db.SetMaxIdleConns(*maxIdle)
+	db.SetMaxOpenConns(*maxOpen)
+
+	c := &client{ctx: context.Background(), db: db}
+	fmt.Println("ready", os.Getpid())
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		line := strings.TrimSpace(lines.Text())
+		if line == "quit" {
+			return
+		}
+		if err := c.run(strings.Fields(line)); err != nil {
+			fmt.Println("error", err)
+			continue
+		}
+		fmt.Println("done", line)
+	}
+}

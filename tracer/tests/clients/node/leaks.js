@@ -1,0 +1,50 @@
+'use strict';
+// The ways a connection does not come back. Each function is one shape of the bug, and the name
+// that a report must give.
+
+// The plain one: nobody wrote the release.
+async function forgottenRelease(pool) {
+  const client = await pool.connect();
+  const { rows } = await client.query('select 41 + $1::int as answer', [1]);
+  return rows[0].answer;
+}
+
+// Comes back for the ids that exist; the early return skips the release.
+async function earlyReturn(pool, id) {
+  const client = await pool.connect();
+  const { rows } = await client.query('select g from generate_series(1, 3) g where g = $1', [id]);
+  if (rows.length === 0) {
+    return null;
+  }
+  client.release();
+  return rows[0].g;
+}
+
+// Comes back unless the stored text is not JSON.
+async function throwBeforeRelease(pool, text) {
+  const client = await pool.connect();
+  const { rows } = await client.query('select $1::text as document', [text]);
+  const document = JSON.parse(rows[0].document);
+  client.release();
+  return document;
+}
+
+// Taken out of the pool and not even used.
+async function neverUsed(pool) {
+  await pool.connect();
+}
+
+// A transaction that is neither committed nor rolled back.
+async function idleInTransaction(pool) {
+  const client = await pool.connect();
+  await client.query('begin');
+  await client.query('select 1');
+}
+
+module.exports = {
+  forgottenRelease,
+  earlyReturn,
+  throwBeforeRelease,
+  neverUsed,
+  idleInTransaction,
+};

@@ -1,0 +1,155 @@
+//! The test clients of `tests/clients`, as the README there describes them.
+//!
+//! May import `std` and its neighbours. What is installed under `target/clients` is used; nothing
+//! is installed here.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::process::Process;
+use super::server::Server;
+use super::{deadline, top};
+
+/// How the Go client was built.
+#[derive(Clone, Copy, Debug)]
+pub enum Build {
+    Plain,
+    /// `-ldflags "-s -w"`: no symbol table, no DWARF.
+    Stripped,
+    Pie,
+}
+
+/// Which program.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// With pool options as a JSON object.
+    Node(&'static str),
+    /// With command-line flags.
+    Go(Build, &'static [&'static str]),
+    Python,
+    Descriptors,
+}
+
+pub const NODE: Kind = Kind::Node("{}");
+pub const GO: Kind = Kind::Go(Build::Plain, &[]);
+
+/// Where the clients' sources are.
+pub fn sources() -> PathBuf {
+    top().join("tracer/tests/clients")
+}
+
+fn installed() -> PathBuf {
+    top().join("target/clients")
+}
+
+/// The line of `go/leaks.go` that takes the connections of this shape.
+pub fn leak_line(shape: &str) -> u64 {
+    let path = sources().join("go/leaks.go");
+    let source = std::fs::read_to_string(&path).expect("the client's source is in the repository");
+    let marker = format!("// LEAK-LINE {shape}");
+    let index = source.lines().position(|line| line.ends_with(&marker));
+    index.unwrap_or_else(|| panic!("{} has no {marker}", path.display())) as u64 + 1
+}
+
+impl Kind {
+    /// The command that starts it, without the server's variables.
+    pub fn command(self) -> Command {
+        match self {
+            Self::Node(options) => {
+                let mut node = Command::new("node");
+                node.args(["--perf-basic-prof", "--interpreted-frames-native-stack"]);
+                node.arg(sources().join("node/main.js")).arg(options);
+                node.env("NODE_PATH", installed().join("node/node_modules"));
+                node
+            }
+            Self::Go(build, flags) => {
+                let name = match build {
+                    Build::Plain => "go/client",
+                    Build::Stripped => "go/client-stripped",
+                    Build::Pie => "go/client-pie",
+                };
+                let mut go = Command::new(installed().join(name));
+                go.args(flags);
+                go
+            }
+            Self::Python => python("python/main.py"),
+            Self::Descriptors => python("python/descriptors.py"),
+        }
+    }
+}
+
+/// The same command run by another, which is named with its first arguments.
+pub fn through(wrapper: &[&str], command: &Command) -> Command {
+    let (program, arguments) = wrapper.split_first().expect("a wrapper");
+    let mut wrapped = Command::new(program);
+    wrapped.args(arguments).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            wrapped.env(name, value);
+        }
+    }
+    wrapped
+}
+
+fn python(script: &str) -> Command {
+    let mut python = Command::new(installed().join("python/bin/python"));
+    // The sources stay as they are.
+    python.arg("-B").arg(sources().join(script));
+    python
+}
+
+/// A running client.
+pub struct Client {
+    process: Process,
+    pid: u32,
+}
+
+impl Client {
+    pub fn start(kind: Kind, server: &Server) -> Self {
+        Self::spawn(kind.command().envs(server.environment()))
+    }
+
+    /// Starts a command that runs a client in the end, whatever is in front of it.
+    pub fn spawn(command: &mut Command) -> Self {
+        // V8 leaves a perf map in /tmp, named after the process, whatever the directory.
+        let mut process = Process::start(command);
+        let line = match process.stdout.next(deadline()) {
+            Some(line) => line,
+            None => panic!("{command:?} ended: {}", process.stderr.rest(deadline())),
+        };
+        let pid = line.strip_prefix("ready ").and_then(|pid| pid.parse().ok());
+        Self { process, pid: pid.unwrap_or_else(|| panic!("not ready: {line}")) }
+    }
+
+    /// The process id, as the client itself sees it.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The process id of what was started, which may have the client as its child.
+    pub fn started_pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Has the client carry out a command.
+    pub fn run(&mut self, command: &str) {
+        self.process.send(command);
+        match self.process.stdout.next(deadline()) {
+            Some(answer) if answer == format!("done {command}") => {}
+            Some(answer) => panic!("{command}: {answer}"),
+            None => panic!("{command}: ended: {}", self.process.stderr.rest(deadline())),
+        }
+    }
+
+    pub fn quit(mut self) {
+        self.process.send("quit");
+        self.process.finish(deadline());
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Only a Node client has left one; it is named after this process and nobody else's.
+        drop(std::fs::remove_file(format!("/tmp/perf-{}.map", self.pid)));
+    }
+}

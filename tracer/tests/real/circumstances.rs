@@ -1,0 +1,361 @@
+//! The same leaks under other circumstances, and the command's own manners.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use crate::common::client::{Client, GO, NODE, leak_line, through};
+use crate::common::server::{Server, Wanted};
+use crate::common::tracer::{Tracer, connleak, run};
+use crate::common::{deadline, process};
+use crate::{COULD_NOT_RUN, FOUND, NOTHING_FOUND};
+
+#[test]
+fn connections_from_before_the_start_are_listed_and_later_leaks_found() {
+    let server = Server::start();
+    let mut client = Client::start(GO, &server);
+    client.run("leak conn 5");
+    let tracer = Tracer::watch(&server);
+    client.run("leak rows 3");
+    let output = tracer.finish_after_silence();
+    let report = output.report();
+
+    let connections = report.connections_of(client.pid());
+    assert_eq!(connections.len(), 8, "{:#}", report.0);
+    let threshold = u64::try_from(Tracer::THRESHOLD.as_millis()).expect("small");
+    for connection in connections {
+        let silent = connection["silent_ms"].as_u64();
+        assert!(silent.is_some_and(|silent| silent >= threshold), "{connection:#}");
+    }
+    let blamed = report.with_verdict("leak");
+    let rows: Vec<_> =
+        blamed.iter().filter(|finding| finding.function() == Some("main.leakRows")).collect();
+    assert_eq!(rows.len(), 1, "{:#}", report.0);
+    assert_eq!((rows[0].count(), rows[0].certainty()), (3, "proven"), "{:#}", report.0);
+    // Nothing is known of the checkouts of the other five.
+    for finding in report.accusations() {
+        if finding.function() != Some("main.leakRows") {
+            assert_ne!(finding.certainty(), "proven", "{:#}", report.0);
+        }
+    }
+}
+
+#[test]
+fn idle_connections_from_before_the_start_are_not_reported() {
+    let server = Server::start();
+    let mut client = Client::start(NODE, &server);
+    client.run("burst 7");
+    let tracer = Tracer::watch(&server);
+    client.run("healthy 3");
+    let output = tracer.finish_after_silence();
+    let report = output.report();
+    assert!(report.accusations().is_empty(), "{:#}", report.0);
+    assert_eq!(output.exit, NOTHING_FOUND);
+    assert_eq!(report.connections_of(client.pid()).len(), 7, "{:#}", report.0);
+}
+
+#[test]
+fn a_chosen_process_is_watched_and_no_other() {
+    let server = Server::start();
+    let (mut chosen, mut other) = (Client::start(GO, &server), Client::start(GO, &server));
+    let pid = chosen.pid().to_string();
+    let tracer = Tracer::watch_with(&server, &["--format", "json", "--pid", &pid]);
+    chosen.run("leak rows 3");
+    other.run("leak rows 5");
+    let output = tracer.finish_after_silence();
+    let report = output.report();
+    assert_eq!(report.only_accusation().count(), 3, "{:#}", report.0);
+    assert_eq!(report.connections_of(other.pid()).len(), 0, "{:#}", report.0);
+}
+
+#[test]
+fn two_processes_with_the_same_bug_are_two_findings() {
+    let server = Server::start();
+    let tracer = Tracer::watch(&server);
+    let (mut one, mut two) = (Client::start(GO, &server), Client::start(GO, &server));
+    one.run("leak rows 3");
+    two.run("leak rows 5");
+    let output = tracer.finish_after_silence();
+    let report = output.report();
+    let found: BTreeSet<_> =
+        report.accusations().iter().map(|finding| (finding.pid(), finding.count())).collect();
+    let expected = BTreeSet::from([(u64::from(one.pid()), 3), (u64::from(two.pid()), 5)]);
+    assert_eq!(found, expected, "{:#}", report.0);
+}
+
+#[test]
+fn a_process_that_exits_takes_its_connections_with_it() {
+    let server = Server::start();
+    let tracer = Tracer::watch(&server);
+    let mut client = Client::start(GO, &server);
+    client.run("leak rows 3");
+    client.quit();
+    let output = tracer.finish_after_silence();
+    assert!(output.report().accusations().is_empty(), "{output:#?}");
+    assert_eq!(output.exit, NOTHING_FOUND);
+}
+
+#[test]
+fn connections_over_a_unix_socket_are_watched_too() {
+    let server = Server::start();
+    let tracer = Tracer::watch(&server);
+    let mut client = Client::spawn(GO.command().envs(server.unix_environment()));
+    client.run("leak rows 3");
+    let output = tracer.finish_after_silence();
+    let report = output.report();
+    let finding = report.only_accusation();
+    assert_eq!((finding.count(), finding.line()), (3, Some(leak_line("rows"))), "{:#}", report.0);
+}
+
+#[test]
+fn under_tls_the_checkouts_of_go_are_still_observed() {
+    let server = Server::with(Wanted { tls: true, ..Wanted::default() });
+    let tracer = Tracer::watch(&server);
+    let mut client = Client::start(GO, &server);
+    client.run("healthy rows 3");
+    client.run("leak rows 5");
+    let output = tracer.finish_after_silence();
+    let report = output.report();
+    let finding = report.only_accusation();
+    assert_eq!((finding.count(), finding.certainty()), (5, "proven"), "{:#}", report.0);
+    assert_eq!(finding.line(), Some(leak_line("rows")), "{:#}", report.0);
+    for connection in report.connections_of(client.pid()) {
+        assert_eq!(connection["tls"], true, "{connection:#}");
+        assert!(connection["last_statement"].is_null(), "{connection:#}");
+    }
+}
+
+#[test]
+fn under_tls_a_healthy_client_is_not_reported() {
+    let server = Server::with(Wanted { tls: true, ..Wanted::default() });
+    let tracer = Tracer::watch(&server);
+    let mut client = Client::start(GO, &server);
+    client.run("healthy rows 7");
+    client.run("healthy tx 7");
+    let output = tracer.finish_after_silence();
+    assert!(output.report().accusations().is_empty(), "{output:#?}");
+    assert_eq!(output.exit, NOTHING_FOUND);
+}
+
+#[test]
+fn a_process_in_its_own_namespaces_is_named_by_the_hosts_pid() {
+    let server = Server::with(Wanted { own_network: true, ..Wanted::default() });
+    let tracer = Tracer::watch(&server);
+    let network = format!("--net=/proc/{}/ns/net", server.pid());
+    let contained =
+        ["nsenter", &network, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let mut command = through(&contained, &GO.command());
+    let mut client = Client::spawn(command.envs(server.environment()));
+    assert_eq!(client.pid(), 1, "it sees itself as the first of its namespace");
+    client.run("leak rows 3");
+
+    let started = client.started_pid();
+    let children = fs::read_to_string(format!("/proc/{started}/task/{started}/children"));
+    let pid: u64 = children.expect("running").trim().parse().expect("one child");
+    let output = tracer.finish_after_silence();
+    let report = output.report();
+    let finding = report.only_accusation();
+    assert_eq!((finding.pid(), finding.count()), (pid, 3), "{:#}", report.0);
+    let process = report.process(u32::try_from(pid).expect("a process id"));
+    assert_eq!(process["comm"], "client", "{process:#}");
+    assert_eq!(finding.line(), Some(leak_line("rows")), "{:#}", report.0);
+}
+
+#[test]
+fn connections_from_before_the_start_are_found_in_other_network_namespaces() {
+    let server = Server::with(Wanted { own_network: true, ..Wanted::default() });
+    let network = format!("--net=/proc/{}/ns/net", server.pid());
+    let mut command = through(&["nsenter", &network], &GO.command());
+    let mut client = Client::spawn(command.envs(server.environment()));
+    client.run("leak conn 5");
+    let tracer = Tracer::watch(&server);
+    let output = tracer.finish_after_silence();
+    assert_eq!(output.report().connections_of(client.pid()).len(), 5, "{output:#?}");
+}
+
+#[test]
+fn a_hostile_process_name_is_escaped_in_every_format() {
+    let server = Server::start();
+    let directory = TempDir::new().expect("a temporary directory");
+    // The kernel takes the first 15 bytes of the file's name.
+    let path = directory.path().join("\u{1b}[31m<b>\n\"a\u{7}");
+    symlink(GO.command().get_program(), &path).expect("ours");
+    let text = Tracer::watch_with(&server, &["--format", "text"]);
+    let json = Tracer::watch_with(&server, &["--format", "json"]);
+    let mut client = Client::spawn(Command::new(&path).envs(server.environment()));
+    client.run("leak rows 3");
+    let (json, text) = (json.finish_after_silence(), text.finish_after_silence());
+    for output in [&text, &json] {
+        assert_eq!(output.exit, FOUND, "{output:#?}");
+        let raw = output.stdout.chars().find(|c| c.is_control() && *c != '\n');
+        assert_eq!(raw, None, "{output:#?}");
+    }
+    assert!(text.stdout.contains("[31m<b>"), "named at all: {}", text.stdout);
+    let lines = text.stdout.lines();
+    assert_eq!(lines.filter(|line| line.starts_with("\"a")).count(), 0, "{}", text.stdout);
+    assert_eq!(json.report().only_accusation().count(), 3);
+}
+
+#[test]
+fn the_text_names_function_and_line_on_its_first_screen() {
+    let server = Server::start();
+    let tracer = Tracer::watch_with(&server, &[]);
+    let mut client = Client::start(GO, &server);
+    client.run("leak rows 7");
+    let output = tracer.finish_after_silence();
+    assert_eq!(output.exit, FOUND, "{output:#?}");
+    let screen: Vec<_> = output.stdout.lines().take(24).collect();
+    let place = format!("leaks.go:{}", leak_line("rows"));
+    assert!(screen.iter().any(|line| line.contains(&place)), "{}", output.stdout);
+    assert!(screen.iter().any(|line| line.contains("main.leakRows")), "{}", output.stdout);
+}
+
+#[test]
+fn the_report_comes_by_itself_when_the_duration_is_over() {
+    let server = Server::start();
+    let mut client = Client::start(GO, &server);
+    let begun = Instant::now();
+    let tracer =
+        Tracer::start(connleak().args(["capture", "--port", &server.port().to_string()]).args([
+            "--threshold",
+            "1s",
+            "--duration",
+            "4s",
+            "--format",
+            "json",
+        ]));
+    client.run("leak rows 3");
+    let output = tracer.finish();
+    assert!(begun.elapsed().as_secs() >= 4);
+    assert_eq!(output.report().only_accusation().count(), 3, "{output:#?}");
+    assert_eq!(output.exit, FOUND);
+}
+
+#[test]
+fn the_report_can_be_written_to_a_file() {
+    let server = Server::start();
+    let directory = TempDir::new().expect("a temporary directory");
+    let path = directory.path().join("report.json");
+    let file = path.to_str().expect("plain");
+    let tracer = Tracer::watch_with(&server, &["--format", "json", "-o", file]);
+    let mut client = Client::start(GO, &server);
+    client.run("leak rows 3");
+    let mut output = tracer.finish_after_silence();
+    assert_eq!((output.exit, output.stdout.as_str()), (FOUND, ""), "{output:#?}");
+    output.stdout = fs::read_to_string(&path).expect("written");
+    assert_eq!(output.report().only_accusation().count(), 3);
+}
+
+#[test]
+fn a_recording_gives_the_same_report() {
+    let server = Server::start();
+    let directory = TempDir::new().expect("a temporary directory");
+    let path = directory.path().join("recording");
+    let file = path.to_str().expect("plain");
+    let tracer = Tracer::watch_with(&server, &["--format", "json", "--record", file]);
+    let mut client = Client::start(NODE, &server);
+    client.run("leak forgotten 5");
+    let live = tracer.finish_after_silence();
+    let replayed = run(connleak().args(["report", "--format", "json", file]));
+    assert_eq!((replayed.exit, &replayed.stdout), (live.exit, &live.stdout), "{replayed:#?}");
+}
+
+#[test]
+fn a_killed_tracer_leaves_nothing_in_the_kernel() {
+    let server = Server::start();
+    let tracer = Tracer::watch(&server);
+    let mut client = Client::start(GO, &server);
+    client.run("leak rows 3");
+    let held = bpf_objects(tracer.pid());
+    assert!(held.iter().any(|(kind, _)| *kind == "prog"), "{held:?}");
+    assert!(held.iter().any(|(kind, _)| *kind == "map"), "{held:?}");
+    tracer.kill();
+    assert_gone(&held);
+    client.run("healthy rows 3");
+}
+
+#[test]
+fn an_interrupted_tracer_leaves_nothing_in_the_kernel() {
+    let server = Server::start();
+    let tracer = Tracer::watch(&server);
+    let mut client = Client::start(GO, &server);
+    client.run("leak rows 3");
+    let held = bpf_objects(tracer.pid());
+    tracer.interrupt();
+    let output = tracer.finish();
+    assert!(matches!(output.exit, Some(0 | 1)), "{output:#?}");
+    assert_eq!(output.report().connections_of(client.pid()).len(), 3);
+    assert_gone(&held);
+}
+
+#[test]
+fn a_pid_that_does_not_exist_is_refused_in_one_sentence() {
+    let absent = absent_pid().to_string();
+    refused(connleak().args(["capture", "--pid", &absent, "--duration", "1s"]), &absent);
+}
+
+#[test]
+fn without_root_the_capture_is_refused_in_one_sentence() {
+    // Where anyone may run it: the build directory may be closed to others.
+    let directory = TempDir::new().expect("a temporary directory");
+    process::output(Command::new("chmod").arg("755").arg(directory.path()));
+    let copy = directory.path().join("connleak");
+    fs::copy(connleak().get_program(), &copy).expect("the built binary");
+    let nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"];
+    let mut capture = Command::new(&copy);
+    capture.args(["capture", "--duration", "1s"]);
+    refused(&mut through(&nobody, &capture), "root");
+}
+
+/// Exit code 2, and one line that says why.
+fn refused(command: &mut Command, said: &str) {
+    let output = run(command);
+    assert_eq!(output.exit, COULD_NOT_RUN, "{output:#?}");
+    assert_eq!(output.stdout, "", "{output:#?}");
+    assert_eq!(output.stderr.lines().count(), 1, "{output:#?}");
+    assert!(output.stderr.contains(said), "{output:#?}");
+}
+
+/// The highest possible process id, or the next below that is free.
+fn absent_pid() -> u32 {
+    let limit = fs::read_to_string("/proc/sys/kernel/pid_max").expect("proc is mounted");
+    let limit: u32 = limit.trim().parse().expect("a number");
+    let free = (1..limit).rev().find(|pid| fs::metadata(format!("/proc/{pid}")).is_err());
+    free.expect("not all are taken")
+}
+
+/// What the descriptors of a process keep in the kernel: kind and id.
+fn bpf_objects(pid: u32) -> BTreeSet<(&'static str, u32)> {
+    let mut objects = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("running") {
+        // One closed in the meantime keeps nothing.
+        let text = fs::read_to_string(entry.expect("readable").path()).unwrap_or_default();
+        for line in text.lines() {
+            for (key, kind) in [("prog_id:", "prog"), ("map_id:", "map"), ("link_id:", "link")] {
+                if let Some(id) = line.strip_prefix(key) {
+                    objects.insert((kind, id.trim().parse().expect("a number")));
+                }
+            }
+        }
+    }
+    objects
+}
+
+/// The kernel frees these some time after their last holder ended: asks until it has.
+fn assert_gone(objects: &BTreeSet<(&'static str, u32)>) {
+    let end = Instant::now() + deadline();
+    for (kind, id) in objects {
+        let there = || {
+            let mut show = Command::new("bpftool");
+            show.args([*kind, "show", "id", &id.to_string()]);
+            show.output().expect("bpftool is installed").status.success()
+        };
+        while there() {
+            assert!(Instant::now() < end, "{kind} {id} is still in the kernel");
+        }
+    }
+}

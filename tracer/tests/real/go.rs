@@ -1,0 +1,114 @@
+//! Go: `database/sql` with lib/pq and pgxpool. Probes see both ends of a checkout, so a leak is
+//! proven, and its line exact.
+
+use crate::common::client::{Build, GO, Kind, leak_line};
+use crate::{Expected, is_found, stays_silent};
+
+fn found(kind: Kind, shape: &str, function: &str, verdict: &str, count: u64) {
+    is_found(
+        kind,
+        &[
+            // A healthy request first: its connection is one of the leaked ones afterwards.
+            &format!("healthy {} 3", shape.trim_end_matches("_unread")),
+            &format!("leak {shape} {count}"),
+        ],
+        &Expected {
+            verdict,
+            certainty: "proven",
+            count,
+            function: Some(function),
+            file: Some(("go/leaks.go", Some(leak_line(shape)))),
+            connections: usize::try_from(count).expect("small"),
+        },
+    );
+}
+
+#[test]
+fn rows_not_closed_on_an_error_path_are_found_by_line() {
+    found(GO, "rows", "main.leakRows", "leak", 7);
+}
+
+#[test]
+fn rows_are_found_by_line_in_a_stripped_binary() {
+    found(Kind::Go(Build::Stripped, &[]), "rows", "main.leakRows", "leak", 5);
+}
+
+#[test]
+fn rows_are_found_by_line_in_a_position_independent_binary() {
+    found(Kind::Go(Build::Pie, &[]), "rows", "main.leakRows", "leak", 5);
+}
+
+#[test]
+fn rows_abandoned_while_the_server_still_sends_are_found_by_line() {
+    found(GO, "rows_unread", "main.leakRowsUnread", "leak", 3);
+}
+
+#[test]
+fn a_transaction_neither_committed_nor_rolled_back_is_found_by_line() {
+    found(GO, "tx", "main.leakTx", "idle in transaction", 7);
+}
+
+#[test]
+fn a_pinned_connection_not_closed_is_found_by_line() {
+    found(GO, "conn", "main.leakConn", "leak", 7);
+}
+
+#[test]
+fn a_connection_not_given_back_to_pgxpool_is_found_by_line() {
+    found(GO, "pgxpool", "main.leakPgxpool", "leak", 7);
+}
+
+#[test]
+fn a_connection_not_given_back_to_pgxpool_is_found_in_a_stripped_binary() {
+    found(Kind::Go(Build::Stripped, &[]), "pgxpool", "main.leakPgxpool", "leak", 5);
+}
+
+#[test]
+fn rows_of_pgxpool_not_closed_are_found_by_line() {
+    found(GO, "pgxpool_rows", "main.leakPgxpoolRows", "leak", 7);
+}
+
+#[test]
+fn closed_rows_are_not_reported() {
+    stays_silent(GO, &["healthy rows 11"], 1);
+}
+
+#[test]
+fn ended_transactions_are_not_reported() {
+    stays_silent(GO, &["healthy tx 11"], 1);
+}
+
+#[test]
+fn closed_connections_are_not_reported() {
+    stays_silent(GO, &["healthy conn 11"], 1);
+}
+
+#[test]
+fn released_pgxpool_connections_are_not_reported() {
+    stays_silent(GO, &["healthy pgxpool 11", "healthy pgxpool_rows 11"], 1);
+}
+
+#[test]
+fn the_healthy_twin_in_a_stripped_binary_is_not_reported() {
+    let stripped = Kind::Go(Build::Stripped, &[]);
+    stays_silent(stripped, &["healthy rows 11", "healthy tx 11"], 1);
+}
+
+#[test]
+fn idle_connections_after_a_burst_are_not_reported() {
+    stays_silent(Kind::Go(Build::Plain, &["-max-idle", "13"]), &["burst 17"], 13);
+}
+
+#[test]
+fn a_long_query_is_not_reported_as_a_leak() {
+    stays_silent(GO, &["hold_query 60", "healthy rows 5"], 2);
+}
+
+#[test]
+fn a_thousand_goroutines_on_growing_stacks_are_neither_harmed_nor_reported() {
+    stays_silent(
+        Kind::Go(Build::Plain, &["-max-idle", "11", "-max-open", "11"]),
+        &["burst 11", "hammer 1000 5 rows", "hammer 1000 5 tx"],
+        11,
+    );
+}

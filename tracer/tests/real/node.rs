@@ -1,0 +1,131 @@
+//! node-postgres: no probe sees its pool, so its leaks are inferred from the wire.
+
+use crate::common::client::{Kind, NODE};
+use crate::{Expected, is_found, stays_silent};
+
+/// Idle connections stay for good.
+const NO_IDLE_TIMEOUT: Kind = Kind::Node(r#"{"idleTimeoutMillis":0}"#);
+
+fn leak(function: &str, count: u64, connections: usize) -> Expected<'_> {
+    Expected {
+        verdict: "leak",
+        certainty: "strong",
+        count,
+        function: Some(function),
+        file: Some(("node/leaks.js", None)),
+        connections,
+    }
+}
+
+#[test]
+fn a_forgotten_release_is_found_by_its_function() {
+    is_found(NODE, &["leak forgotten 7"], &leak("forgottenRelease", 7, 8));
+}
+
+#[test]
+fn an_early_return_before_release_is_found_by_its_function() {
+    is_found(NODE, &["leak early_return 5"], &leak("earlyReturn", 5, 6));
+}
+
+#[test]
+fn a_throw_before_release_is_found_by_its_function() {
+    is_found(NODE, &["leak throw 7"], &leak("throwBeforeRelease", 7, 8));
+}
+
+#[test]
+fn the_last_leaks_of_a_path_count_though_nothing_opens_a_connection_after_them() {
+    is_found(NODE, &["leak_alone forgotten 7"], &leak("forgottenRelease", 7, 7));
+}
+
+#[test]
+fn leaks_are_found_in_a_pool_that_keeps_idle_connections_for_good() {
+    is_found(
+        NO_IDLE_TIMEOUT,
+        &["burst 11", "leak forgotten 17"],
+        // The burst left eleven idle ones, which the first leaks and requests took.
+        &leak("forgottenRelease", 17, 18),
+    );
+}
+
+#[test]
+fn a_transaction_left_open_is_found_by_its_function() {
+    is_found(
+        NODE,
+        &["leak idle_in_transaction 7"],
+        &Expected {
+            verdict: "idle in transaction",
+            certainty: "proven",
+            count: 7,
+            function: Some("idleInTransaction"),
+            file: Some(("node/leaks.js", None)),
+            connections: 8,
+        },
+    );
+}
+
+#[test]
+fn clients_taken_and_never_used_are_found() {
+    is_found(
+        NODE,
+        &["leak_alone never_used 7"],
+        &Expected {
+            verdict: "never used",
+            certainty: "strong",
+            count: 7,
+            // A connect runs from the event loop: the application is not on its stack.
+            function: None,
+            file: None,
+            connections: 7,
+        },
+    );
+}
+
+#[test]
+fn clients_released_in_finally_are_not_reported() {
+    stays_silent(NODE, &["healthy 7"], 1);
+}
+
+#[test]
+fn ended_transactions_are_not_reported() {
+    stays_silent(NODE, &["transaction 7"], 1);
+}
+
+#[test]
+fn queries_of_the_pool_itself_are_not_reported() {
+    stays_silent(NODE, &["pool_query 7"], 1);
+}
+
+#[test]
+fn a_burst_followed_by_calm_is_not_reported() {
+    stays_silent(NODE, &["burst 11"], 11);
+}
+
+#[test]
+fn a_burst_that_never_ends_idle_is_not_reported() {
+    stays_silent(NO_IDLE_TIMEOUT, &["burst 11", "healthy 5", "burst 13"], 13);
+}
+
+#[test]
+fn a_listening_client_is_not_reported() {
+    stays_silent(NODE, &["listen", "healthy 5"], 2);
+}
+
+#[test]
+fn the_holder_of_an_advisory_lock_is_not_reported() {
+    stays_silent(NODE, &["advisory_lock 7", "healthy 5"], 2);
+}
+
+#[test]
+fn a_copy_that_waits_for_data_is_not_reported() {
+    stays_silent(NODE, &["copy", "healthy 5"], 2);
+}
+
+#[test]
+fn a_long_query_is_not_reported_as_a_leak() {
+    stays_silent(NODE, &["hold_query 60", "healthy 5"], 2);
+}
+
+#[test]
+fn two_pools_with_one_data_source_are_not_reported() {
+    stays_silent(NODE, &["two_pools 5"], 2);
+}
