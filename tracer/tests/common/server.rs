@@ -10,7 +10,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Instant;
 
 use tempfile::TempDir;
 
@@ -120,24 +119,25 @@ impl Server {
         variables
     }
 
-    /// How many client sessions the server has for which this SQL condition holds.
-    pub fn sessions(&self, condition: &str) -> u64 {
+    /// Returns when the server has exactly so many client sessions for which this SQL condition
+    /// holds. Panics when it does not get there: a backend notices the end of its client by
+    /// itself, and some time later, so the server is asked until it has.
+    pub fn until_sessions(&self, condition: &str, count: u64) {
         let sql = format!(
-            "select count(*) from pg_stat_activity where backend_type = 'client backend' \
-             and pid <> pg_backend_pid() and ({condition})"
+            "set statement_timeout = {};
+             do $$ begin
+               while {count} <> (select count(*) from pg_stat_activity where ({condition})
+                 and backend_type = 'client backend' and pid <> pg_backend_pid())
+               loop
+                 perform pg_sleep(0.01);
+                 perform pg_stat_clear_snapshot();
+               end loop;
+             end $$",
+            deadline().as_millis()
         );
         let mut psql = Command::new(program("psql"));
-        psql.args(["-X", "-A", "-t", "-c", &sql]).envs(self.unix_environment());
-        output(&mut psql).parse().expect("a count")
-    }
-
-    /// Returns when the last session of clients that have gone is gone too: a backend notices the
-    /// end of its client by itself, and some time later.
-    pub fn until_empty(&self) {
-        let end = Instant::now() + deadline();
-        while self.sessions("true") > 0 {
-            assert!(Instant::now() < end, "sessions stay after their clients");
-        }
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", &sql]);
+        output(psql.envs(self.unix_environment()));
     }
 }
 

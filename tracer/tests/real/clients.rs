@@ -8,10 +8,9 @@ use crate::common::server::Server;
 fn leaves(server: &Server, kind: Kind, command: &str, state: &str, sessions: u64) {
     let mut client = Client::start(kind, server);
     client.run(command);
-    let condition = format!("state = '{state}'");
-    assert_eq!(server.sessions(&condition), sessions, "{kind:?}: {command}");
+    server.until_sessions(&format!("state = '{state}'"), sessions);
     client.quit();
-    server.until_empty();
+    server.until_sessions("true", 0);
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn open_after(commands: &[&str], sessions: u64) {
     for command in commands {
         client.run(command);
     }
-    assert_eq!(server.sessions("state = 'idle in transaction'"), sessions);
+    server.until_sessions("state = 'idle in transaction'", sessions);
     let output = tracer.finish_after_silence();
     let report = output.report();
     let found = report.with_verdict("idle in transaction");
