@@ -1,2 +1,49 @@
 //! Everything a person types while working on connleak.
-fn main() {}
+//!
+//! One file per task, each with its `Options` and its `run`. Tasks install what they miss
+//! ([`setup`]), so none has to be preceded by another.
+
+mod build;
+mod needs;
+mod run;
+mod setup;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// Everything a person types while working on connleak
+#[derive(clap::Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    Setup(setup::Options),
+    Build(build::Options),
+    Run(run::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Task::parse() {
+        Task::Setup(options) => setup::run(&options),
+        Task::Build(options) => build::run(options),
+        Task::Run(options) => run::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            // What only the person can mend is told apart from what went wrong.
+            ExitCode::from(if error.is::<setup::Unavailable>() { 2 } else { 1 })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Task::command().debug_assert();
+    }
+}

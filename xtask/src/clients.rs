@@ -1,0 +1,91 @@
+//! Database clients for the demo and the tests, at pinned versions, below `target/clients`.
+//!
+//! The pins are the files in `tracer/tests/clients`: npm's lock file and pip's requirements. A
+//! copy of them beside the installation says what it was made from, so a moved pin reinstalls.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::{sh, workspace};
+
+/// Where the pins and the clients' programs are.
+#[must_use]
+pub fn sources() -> PathBuf {
+    workspace::root().join("tracer/tests/clients")
+}
+
+/// Where the npm packages are installed; set `NODE_PATH` to its `node_modules`.
+#[must_use]
+pub fn node_dir() -> PathBuf {
+    workspace::target().join("clients/node")
+}
+
+/// The directory that `require` must look into.
+#[must_use]
+pub fn node_modules() -> PathBuf {
+    node_dir().join("node_modules")
+}
+
+/// The virtual environment of the Python clients.
+#[must_use]
+pub fn python_dir() -> PathBuf {
+    workspace::target().join("clients/python")
+}
+
+/// The Python that can import the clients.
+#[must_use]
+pub fn python() -> PathBuf {
+    python_dir().join("bin/python3")
+}
+
+/// Installs the npm packages unless they are there; says whether it did.
+///
+/// # Errors
+/// When npm fails or a file cannot be written.
+pub fn install_node() -> Result<bool> {
+    let pins = ["package.json", "package-lock.json"].map(|name| sources().join("node").join(name));
+    install(&node_dir(), &pins, |dir| {
+        for pin in &pins {
+            if let Some(name) = pin.file_name() {
+                fs::copy(pin, dir.join(name))
+                    .with_context(|| format!("copying {}", pin.display()))?;
+            }
+        }
+        let npm = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+        sh::output(Command::new("npm").args(npm).current_dir(dir)).map(drop)
+    })
+}
+
+/// Makes the virtual environment unless it is there; says whether it did.
+///
+/// # Errors
+/// When Python or pip fails or a file cannot be written.
+pub fn install_python() -> Result<bool> {
+    let pins = [sources().join("python/requirements.txt")];
+    install(&python_dir(), &pins, |dir| {
+        sh::run(Command::new("python3").args(["-m", "venv"]).arg(dir))?;
+        let pip = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", "--requirement"];
+        sh::run(Command::new(dir.join("bin/python3")).args(pip).args(&pins))
+    })
+}
+
+fn install(dir: &Path, pins: &[PathBuf], fill: impl FnOnce(&Path) -> Result<()>) -> Result<bool> {
+    let mut wanted = Vec::new();
+    for pin in pins {
+        wanted.extend(fs::read(pin).with_context(|| format!("reading {}", pin.display()))?);
+    }
+    let stamp = dir.join("installed-from");
+    if fs::read(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(false);
+    }
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))?;
+    }
+    fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    fill(dir)?;
+    fs::write(&stamp, wanted).with_context(|| format!("writing {}", stamp.display()))?;
+    Ok(true)
+}

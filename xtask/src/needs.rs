@@ -1,0 +1,102 @@
+//! What building and testing need, as data: the one place to add a package or move a pin.
+//!
+//! Says what and why; [`crate::setup`] looks for it and installs it.
+
+/// The linker of eBPF objects. A newer one wants a newer LLVM than the toolchains here have.
+pub const BPF_LINKER: &str = "0.13.0";
+
+/// The LLVM majors that `BPF_LINKER` can be built against (its `llvm-NN` features).
+pub const BPF_LINKER_LLVM: &[u32] = &[21, 22, 23];
+
+/// Debian's Rust toolchains that have a prebuilt `core` for eBPF, preferred first. Stable
+/// releases carry a current compiler under `-web` names, for the browsers; testing and later
+/// under the plain ones.
+pub const DEBIAN_RUST: &[[&str; 3]] = &[
+    ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"],
+    ["rustc", "cargo", "libstd-rust-dev-bpf"],
+];
+
+/// How to see that a need is met, whoever installed it.
+pub enum Probe {
+    /// A program on `PATH`.
+    Program(&'static str),
+    /// One of these files or directories exists.
+    AnyOf(&'static [&'static str]),
+    /// The Python on `PATH` can import this.
+    PythonModule(&'static str),
+    /// PostgreSQL's server programs, wherever [`xtask::postgres::bin_dir`] finds them.
+    PostgresServer,
+}
+
+/// Something a distribution's package brings.
+pub struct Need {
+    /// Its name in Debian.
+    pub debian: &'static str,
+    /// What it is for, as shown when it is missing.
+    pub why: &'static str,
+    /// How to see that it is there.
+    pub probe: Probe,
+}
+
+/// A C compiler links everything that cargo builds.
+pub const BUILD: &[Need] =
+    &[Need { debian: "gcc", why: "linking Rust programs", probe: Probe::Program("gcc") }];
+
+/// What the demo needs beyond a build.
+pub const DEMO: &[Need] = &[
+    Need {
+        debian: "postgresql",
+        why: "the server that clients leak connections of",
+        probe: Probe::PostgresServer,
+    },
+    Need { debian: "golang-go", why: "Go clients", probe: Probe::Program("go") },
+    Need {
+        debian: "golang-github-lib-pq-dev",
+        why: "Go's lib/pq",
+        probe: Probe::AnyOf(&["/usr/share/gocode/src/github.com/lib/pq"]),
+    },
+    Need { debian: "nodejs", why: "Node clients", probe: Probe::Program("node") },
+    Need { debian: "npm", why: "node-postgres", probe: Probe::Program("npm") },
+];
+
+/// What the tests on this kernel need beyond the demo.
+pub const REAL: &[Need] = &[
+    Need {
+        debian: "golang-github-jackc-pgx-v4-dev",
+        why: "Go's pgxpool",
+        probe: Probe::AnyOf(&["/usr/share/gocode/src/github.com/jackc/pgx/v4"]),
+    },
+    Need { debian: "python3", why: "Python clients", probe: Probe::Program("python3") },
+    Need {
+        debian: "python3-venv",
+        why: "psycopg2 apart from the system's Python",
+        probe: Probe::PythonModule("ensurepip"),
+    },
+];
+
+/// What the tests under other kernels need.
+pub const VM: &[Need] = &[
+    Need {
+        debian: "qemu-system-x86",
+        why: "virtual machines",
+        probe: Probe::Program("qemu-system-x86_64"),
+    },
+    Need {
+        // From QEMU 8 on its own package, called virtiofsd.
+        debian: "qemu-system-common",
+        why: "sharing the root directory with virtual machines (virtiofsd)",
+        probe: Probe::AnyOf(VIRTIOFSD),
+    },
+    Need {
+        debian: "busybox-static",
+        why: "the first program of a virtual machine",
+        probe: Probe::Program("busybox"),
+    },
+    Need { debian: "zstd", why: "unpacking kernels", probe: Probe::Program("zstd") },
+    Need { debian: "xz-utils", why: "unpacking kernels", probe: Probe::Program("xz") },
+    Need { debian: "lz4", why: "unpacking kernels", probe: Probe::Program("lz4") },
+    Need { debian: "dpkg", why: "unpacking kernels", probe: Probe::Program("dpkg") },
+];
+
+/// Where distributions put virtiofsd: first QEMU's own one, then the one written in Rust.
+pub const VIRTIOFSD: &[&str] = &["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];

@@ -1,0 +1,275 @@
+//! `cargo xtask setup`: find or install what building and testing need.
+//!
+//! Every other task calls [`ensure`] for the groups it uses, so no step has to be typed before
+//! it. Looking is quick and repeated each time: what is there cannot go stale. Packages come from
+//! the distribution where we can install them (Debian, as root or with sudo); the rest goes below
+//! `target/`, at pinned versions. Nothing is written into anyone's home.
+
+use std::error::Error;
+use std::fmt;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use xtask::{clients, postgres, sh, workspace};
+
+use crate::needs::{self, Need, Probe};
+use crate::toolchain::{self, Compiler};
+
+/// Find or install everything that building and testing need
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only what tests need, beyond a build
+    #[arg(long)]
+    test: bool,
+    /// Only what building needs
+    #[arg(long, conflicts_with = "test")]
+    build: bool,
+}
+
+/// What a task is going to do, so that nothing is installed that it does not use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// The eBPF object and the user binary.
+    Build,
+    /// PostgreSQL with Node and Go clients.
+    Demo,
+    /// The tests on this kernel.
+    Real,
+    /// The tests under other kernels.
+    Vm,
+}
+
+/// A package that is missing, and what for.
+#[derive(Debug)]
+struct Missing {
+    package: String,
+    why: String,
+}
+
+/// The one list of what is missing and cannot be installed from here.
+#[derive(Debug)]
+pub struct Unavailable(Vec<Missing>);
+
+impl Unavailable {
+    /// The packages' names, for one line.
+    pub fn names(&self) -> String {
+        self.0.iter().map(|missing| missing.package.as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "these are missing and cannot be installed from here:")?;
+        for missing in &self.0 {
+            writeln!(f, "  {}: {}", missing.package, missing.why)?;
+        }
+        f.write_str(
+            "The names are Debian's. On Debian, run `apt-get install` with them as root; \
+             elsewhere, install what your distribution calls the same. Then try again.",
+        )
+    }
+}
+
+impl Error for Unavailable {}
+
+/// Looks for everything, installs what is missing, and says so line by line.
+pub fn run(options: &Options) -> Result<()> {
+    let groups: &[Group] = match (options.test, options.build) {
+        (true, _) => &[Group::Demo, Group::Real, Group::Vm],
+        (_, true) => &[Group::Build],
+        _ => &[Group::Build, Group::Demo, Group::Real, Group::Vm],
+    };
+    for group in groups {
+        install(*group, Voice::Everything)?;
+    }
+    println!("setup: complete");
+    Ok(())
+}
+
+/// The same for one group and silent about what is there: what other tasks call first.
+pub fn ensure(group: Group) -> Result<()> {
+    install(group, Voice::Changes)
+}
+
+/// How much to say: all that was looked at, or only what is done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Voice {
+    Everything,
+    Changes,
+}
+
+impl Voice {
+    fn found(self, what: impl fmt::Display) {
+        if self == Self::Everything {
+            println!("setup: found {what}");
+        }
+    }
+}
+
+fn install(group: Group, voice: Voice) -> Result<()> {
+    let mut wanted = Vec::new();
+    for need in packages(group) {
+        if is_met(need) {
+            voice.found(need.debian);
+        } else {
+            wanted.push(Missing { package: need.debian.to_owned(), why: need.why.to_owned() });
+        }
+    }
+    apt_install(wanted)?;
+    match group {
+        Group::Build => {
+            let compiler = compiler(voice)?;
+            linker(compiler, voice)
+        }
+        Group::Demo => node_clients(voice),
+        Group::Real => {
+            node_clients(voice)?;
+            python_clients(voice)
+        }
+        Group::Vm => Ok(()),
+    }
+}
+
+fn packages(group: Group) -> Vec<&'static Need> {
+    match group {
+        Group::Build => needs::BUILD.iter().collect(),
+        Group::Demo => needs::DEMO.iter().collect(),
+        Group::Real => needs::DEMO.iter().chain(needs::REAL).collect(),
+        Group::Vm => needs::DEMO.iter().take(1).chain(needs::VM).collect(),
+    }
+}
+
+fn is_met(need: &Need) -> bool {
+    match need.probe {
+        Probe::Program(name) => sh::which(name).is_some(),
+        Probe::AnyOf(paths) => paths.iter().any(|path| std::path::Path::new(path).exists()),
+        Probe::PythonModule(name) => {
+            sh::succeeds(Command::new("python3").args(["-c", &format!("import {name}")]))
+        }
+        Probe::PostgresServer => postgres::bin_dir().is_ok(),
+    }
+}
+
+/// The compiler for the eBPF object, installed where there is none.
+fn compiler(voice: Voice) -> Result<Compiler> {
+    if let Some(compiler) = Compiler::find() {
+        voice.found(format_args!("an eBPF compiler: {}", compiler.describe()));
+        return Ok(compiler);
+    }
+    let wanted = debian_rust().map(|packages| {
+        let why = "compiling the kernel side";
+        packages.map(|package| Missing { package: package.to_owned(), why: why.to_owned() })
+    });
+    let Some(wanted) = wanted else {
+        let package = "rustup's nightly with rust-src".to_owned();
+        let why = "compiling the kernel side; get it with \
+                   `rustup toolchain install nightly --component rust-src`";
+        return Err(Unavailable(vec![Missing { package, why: why.to_owned() }]).into());
+    };
+    apt_install(wanted.into())?;
+    Compiler::find().context("the packages are installed but `rustc --print sysroot` has no bpfel")
+}
+
+/// The first of Debian's Rust packages that is as new as the workspace asks for.
+fn debian_rust() -> Option<[&'static str; 3]> {
+    if !toolchain::is_debian() {
+        return None;
+    }
+    apt_update_once().ok()?;
+    needs::DEBIAN_RUST.iter().copied().find(|[rustc, ..]| {
+        let version = apt_candidate(rustc);
+        version.is_some_and(|version| {
+            let minimum = env!("CARGO_PKG_RUST_VERSION");
+            sh::succeeds(Command::new("dpkg").args(["--compare-versions", &version, "ge", minimum]))
+        })
+    })
+}
+
+/// The version of `package` that apt would install.
+fn apt_candidate(package: &str) -> Option<String> {
+    let policy = sh::output(Command::new("apt-cache").args(["policy", package])).ok()?;
+    let line = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (line != "(none)").then(|| line.to_owned())
+}
+
+/// `bpf-linker` of the pinned version, built into `target/tools` where there is none.
+fn linker(compiler: Compiler, voice: Voice) -> Result<()> {
+    if let Some(dir) = toolchain::linker_dir() {
+        voice.found(format_args!("bpf-linker {} in {}", needs::BPF_LINKER, dir.display()));
+        return Ok(());
+    }
+    let llvm = compiler.llvm_major()?;
+    if toolchain::llvm_prefix(llvm).is_none() {
+        let package = format!("llvm-{llvm}-dev");
+        let why = format!(
+            "building bpf-linker {0}; or put a prebuilt one on PATH with \
+             `cargo binstall bpf-linker@{0}`",
+            needs::BPF_LINKER
+        );
+        apt_install(vec![Missing { package, why }])?;
+    }
+    let (major, prefix) = toolchain::llvm_prefix(llvm)
+        .with_context(|| format!("bpf-linker {} cannot use LLVM {llvm}", needs::BPF_LINKER))?;
+    println!("setup: building bpf-linker {} against LLVM {major} (a minute)", needs::BPF_LINKER);
+    let mut install = sh::cargo();
+    install
+        .args(["install", "bpf-linker", "--version", needs::BPF_LINKER, "--locked", "--quiet"])
+        .args(["--no-default-features", "--features", &format!("llvm-{major}")])
+        .arg("--root")
+        .arg(workspace::tool("bpf-linker", needs::BPF_LINKER))
+        .env("LLVM_PREFIX", &prefix)
+        .env("PATH", toolchain::path_with(&prefix.join("bin"))?)
+        .env("CARGO_TARGET_DIR", workspace::target().join("tools/build"));
+    sh::run(&mut install)
+}
+
+fn node_clients(voice: Voice) -> Result<()> {
+    if clients::install_node()? {
+        println!("setup: installed the Node clients into {}", clients::node_dir().display());
+    } else {
+        voice.found("the Node clients");
+    }
+    Ok(())
+}
+
+fn python_clients(voice: Voice) -> Result<()> {
+    if clients::install_python()? {
+        println!("setup: installed the Python clients into {}", clients::python_dir().display());
+    } else {
+        voice.found("the Python clients");
+    }
+    Ok(())
+}
+
+/// Installs Debian packages, or says what is missing.
+fn apt_install(mut missing: Vec<Missing>) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let apt_get = toolchain::is_debian().then(|| sh::elevated("apt-get".as_ref())).flatten();
+    let Some(mut install) = apt_get else {
+        return Err(Unavailable(missing).into());
+    };
+    apt_update_once()?;
+    missing.sort_by(|a, b| a.package.cmp(&b.package));
+    missing.dedup_by(|a, b| a.package == b.package);
+    let names: Vec<_> = missing.iter().map(|missing| &missing.package).collect();
+    let options = ["install", "--yes", "--no-install-recommends", "-qq"];
+    install.env("DEBIAN_FRONTEND", "noninteractive").args(options).args(names);
+    println!("setup: {}", sh::shown(&install));
+    sh::run(&mut install)
+}
+
+/// Package lists are fetched once per run, and only when something has to be installed.
+fn apt_update_once() -> Result<()> {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    let Some(mut update) = sh::elevated("apt-get".as_ref()) else {
+        bail!("apt-get needs root, or sudo");
+    };
+    println!("setup: apt-get update");
+    sh::run(update.env("DEBIAN_FRONTEND", "noninteractive").args(["update", "-qq"]))
+}
