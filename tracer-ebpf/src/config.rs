@@ -15,8 +15,8 @@ pub struct Config {
     pub ports: [u16; MAX_PORTS],
     /// 1: only processes marked [`PROC_WATCHED`] in the process map are watched.
     pub only_marked: u32,
-    /// 1: diagnostics through aya-log.
-    pub verbose: u32,
+    /// 1: Unix sockets `.s.PGSQL.N` are watched for any N, not only for the watched ports.
+    pub any_unix_port: u32,
     /// User space's own process id, never watched.
     pub own_tgid: u32,
     pub _pad: u32,
@@ -65,7 +65,7 @@ pub struct Offsets {
     pub ri_orig_ret_vaddr: u32,
     /// `return_instance.stack`
     pub ri_stack: u32,
-    /// `return_instance.next`; may be zero as a value, so see `ri_next_known`.
+    /// `return_instance.next`
     pub ri_next: u32,
     /// 1 when the four `return_instance` offsets are known.
     pub ri_known: u32,

@@ -89,11 +89,13 @@ pub struct Conn {
     pub released_at: u64,
     /// Thread of the last acquire.
     pub acquire_tid: u32,
-    pub _pad2: u32,
+    /// Generation of the slot's last use; never goes back, survives the freeing of the slot.
+    pub epoch: u32,
 
     /// Stack slots by kind, packed as [`SlotRef`](crate::stack::SlotRef).
     pub stacks: [u32; KINDS],
-    pub _pad3: u32,
+    /// Index into [`CLASS_BYTES`](crate::stack::CLASS_BYTES) for the next stacks.
+    pub stack_class: u32,
 
     pub wire: Wire,
 
@@ -110,7 +112,7 @@ pub struct Conn {
 
 /// Bytes of a connection slot.
 pub const CONN_BYTES: usize = size_of::<Conn>();
-const _: () = assert!(CONN_BYTES == 128 + 120 + 8 + STARTUP_BYTES + STATEMENT_BYTES);
+const _: () = assert!(CONN_BYTES == 128 + 256 + 8 + STARTUP_BYTES + STATEMENT_BYTES);
 const _: () = assert!(CONN_BYTES.is_multiple_of(8));
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub const STATEMENT_BYTES: usize = 128;
 pub const STARTUP_BYTES: usize = 256;
 
 /// Message headers walked in one send, or in one receive while the connection starts or pipelines.
-pub const WALK_STEPS: u32 = 32;
+pub const WALK_STEPS: u32 = 16;
 
 /// Message headers walked in an ordinary receive; a longer one is followed by its tail.
 pub const WALK_STEPS_RECEIVE: u32 = 8;

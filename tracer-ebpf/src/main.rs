@@ -1,2 +1,34 @@
-//! eBPF object
-fn main() {}
+//! The eBPF object: the kernel side of connleak.
+//!
+//! One program sees every system call at its exit, where the saved user registers still hold the
+//! arguments; three follow processes; a numbered set is attached to pool functions. Everything is
+//! read-only towards the traced processes, bounded (see [`tracer_ebpf::limits`]) and counts what
+//! it cannot keep.
+//!
+//! Hooks are typed tracepoints (`tp_btf`, kernel 5.5) and uprobes only, so kernels without ftrace
+//! or kprobes work. Nothing here needs a helper newer than kernel 5.8 (ring buffer).
+#![no_std]
+#![no_main]
+#![expect(unsafe_code, reason = "kernel memory, user memory and map values are reached by pointer")]
+
+mod bpf {
+    //! The programs and what they share.
+    pub mod count;
+    pub mod maps;
+    pub mod memory;
+    pub mod pools;
+    pub mod processes;
+    pub mod sockets;
+    pub mod stacks;
+    pub mod syscalls;
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier proves that no panic is reachable: a reachable one would not load.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -13,26 +13,24 @@ pub const CLEAR_LISTEN: u32 = 4;
 /// The session gave its advisory locks back.
 pub const CLEAR_ADVISORY_LOCK: u32 = 8;
 
+const _: () = assert!(CLEAR_LISTEN >> 2 == MARK_LISTEN);
+const _: () = assert!(CLEAR_ADVISORY_LOCK >> 2 == MARK_ADVISORY_LOCK);
+
 /// Bytes looked at.
 pub const PREFIX_BYTES: usize = 32;
 
-/// Case-insensitive comparison with a lower-case ASCII word at a fixed position.
+/// Case-insensitive comparison with a lower-case ASCII word at a fixed position. Without branches
+/// until the end: the verifier follows both sides of each.
 #[inline(always)]
 fn at(prefix: &[u8; PREFIX_BYTES], position: usize, word: &[u8]) -> bool {
+    let mut difference = 0;
     let mut index = 0;
-    while index < word.len() {
-        if position + index >= PREFIX_BYTES {
-            return false;
-        }
-        let byte = prefix[position + index];
-        // Sets the case bit of letters; '_' and '(' already have it or are compared exactly.
-        let folded = if byte.is_ascii_uppercase() { byte | 0x20 } else { byte };
-        if folded != word[index] {
-            return false;
-        }
+    while index < word.len() && position + index < PREFIX_BYTES {
+        let case = if word[index].is_ascii_lowercase() { 0x20 } else { 0 };
+        difference |= (prefix[position + index] | case) ^ word[index];
         index += 1;
     }
-    true
+    difference == 0 && index == word.len()
 }
 
 /// Marks set or cleared by a statement that begins with `prefix` (zero-padded).

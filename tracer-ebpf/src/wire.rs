@@ -16,9 +16,7 @@
 
 use crate::{
     limits::{STATEMENT_BYTES, WALK_STEPS, WALK_STEPS_RECEIVE},
-    statement::{
-        CLEAR_ADVISORY_LOCK, CLEAR_LISTEN, MARK_ADVISORY_LOCK, MARK_LISTEN, PREFIX_BYTES, classify,
-    },
+    statement::{CLEAR_ADVISORY_LOCK, CLEAR_LISTEN, MARK_ADVISORY_LOCK, MARK_LISTEN},
 };
 
 /// Nothing seen yet: the next send is a startup packet or one of the requests before it.
@@ -71,6 +69,10 @@ pub const MAX_STARTUP: u32 = 10_000;
 pub const MAX_MESSAGE: u32 = 1 << 30;
 
 /// One direction's position in its message stream.
+///
+/// Position and cursor are kept in the connection, not in locals of the walk: the verifier follows
+/// every known value of a local through every round of a loop, and what it loads from a map is
+/// just unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Stream {
@@ -82,6 +84,19 @@ pub struct Stream {
     pub have: u16,
     /// 1 while the stream is followed message by message.
     pub synced: u16,
+    /// The bytes of the call being followed.
+    pub segments: Segments,
+}
+
+impl Stream {
+    /// In step at a message boundary, or out of step.
+    #[inline(always)]
+    fn restart(&mut self, synced: bool) {
+        self.head = 0;
+        self.skip = 0;
+        self.have = 0;
+        self.synced = synced as u16;
+    }
 }
 
 /// Wire state of a connection.
@@ -116,15 +131,24 @@ pub struct Wire {
     pub statement_kind: u32,
     /// Process id of the server's backend; zero when not seen.
     pub backend_pid: u32,
-    pub _pad2: u32,
+    /// Length of the name being looked at.
+    pub name_len: u32,
+    /// Key of the name being looked at.
+    pub name_key: u64,
+    /// Payload of the last Query or Parse of the send being followed, and its bytes there.
+    pub text_at: u64,
+    pub text_left: u64,
+    /// Payload of the last Bind of the send being followed, and its bytes there.
+    pub bind_at: u64,
+    pub bind_left: u64,
     /// Identifies the name under which the kept statement was prepared; zero for the unnamed one.
     pub statement_key: u64,
     pub send: Stream,
     pub recv: Stream,
 }
 
-const _: () = assert!(size_of::<Stream>() == 16);
-const _: () = assert!(size_of::<Wire>() == 120);
+const _: () = assert!(size_of::<Stream>() == 64);
+const _: () = assert!(size_of::<Wire>() == 256);
 
 impl Wire {
     /// Messages the server still owes a ReadyForQuery for; negative for a moment when a receive
@@ -151,12 +175,14 @@ impl Wire {
 pub trait Memory {
     /// Exactly `N` bytes, or `None`.
     fn read<const N: usize>(&mut self, address: u64) -> Option<[u8; N]>;
-    /// A NUL-terminated name of at most `max` bytes, zero-padded, and its length with the NUL;
-    /// length zero when it cannot be read.
-    fn read_name(&mut self, address: u64, max: u32) -> ([u8; NAME_BYTES], u32);
+    /// Reads the NUL-terminated name of at most `max` bytes: its [`name_key`] goes to
+    /// [`Wire::name_key`], its length with the NUL (zero when it cannot be read) to
+    /// [`Wire::name_len`]. Through the connection, because the verifier follows every value that
+    /// a function can return.
+    fn name(&mut self, wire: &mut Wire, address: u64, max: u32);
     /// Keeps the NUL-terminated text of at most `max` bytes as the connection's statement and
-    /// returns its first bytes.
-    fn keep_statement(&mut self, address: u64, max: u32) -> [u8; PREFIX_BYTES];
+    /// returns what [`classify`](crate::statement::classify) says of its first bytes.
+    fn keep_statement(&mut self, address: u64, max: u32) -> u32;
     /// Keeps at most `max` bytes as the connection's startup parameters.
     fn keep_startup(&mut self, address: u64, max: u32);
 }
@@ -165,7 +191,8 @@ pub trait Memory {
 pub const NAME_BYTES: usize = 64;
 
 /// The bytes of one send or receive: one buffer, or an array of `iovec`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct Segments {
     /// Present position, and the bytes from there to the end of the present segment.
     at: u64,
@@ -288,17 +315,25 @@ const fn is_backend(kind: u8) -> bool {
 
 /// Follows a send of the client.
 #[inline(always)]
-pub fn on_send<M: Memory>(memory: &mut M, wire: &mut Wire, mut segments: Segments) {
-    if segments.left == 0 && !segments.next(memory) {
+pub fn on_send<M: Memory>(memory: &mut M, wire: &mut Wire, segments: Segments) {
+    wire.send.segments = segments;
+    if wire.send.segments.left == 0 && !wire.send.segments.next(memory) {
         return;
     }
-    match wire.phase {
-        PHASE_READY | PHASE_STARTING => {}
-        PHASE_NEW => return first_packet(memory, wire, &segments),
-        PHASE_UNKNOWN => {
-            let Some([kind, second]) = memory.read::<2>(segments.at) else {
-                return;
-            };
+    let phase = wire.phase;
+    if phase == PHASE_NEW {
+        return first_packet(memory, wire);
+    }
+    if phase != PHASE_READY && phase != PHASE_STARTING && phase != PHASE_UNKNOWN {
+        return;
+    }
+    if phase == PHASE_UNKNOWN || wire.send.synced == 0 {
+        // Clients write whole messages: take the beginning of a send for a boundary when it looks
+        // like one.
+        let Some([kind, second]) = memory.read::<2>(wire.send.segments.at) else {
+            return;
+        };
+        if phase == PHASE_UNKNOWN {
             if is_tls(kind, second) {
                 wire.phase = PHASE_ENCRYPTED;
                 return;
@@ -309,67 +344,74 @@ pub fn on_send<M: Memory>(memory: &mut M, wire: &mut Wire, mut segments: Segment
             // What was sent and answered before the start is unknown, so begin level.
             wire.phase = PHASE_READY;
             wire.readies = wire.syncs;
-        }
-        _ => return,
-    }
-    if wire.send.synced == 0 {
-        // Clients write whole messages: take the beginning of a send for a boundary when it looks
-        // like one.
-        let Some([kind, second]) = memory.read::<2>(segments.at) else {
-            return;
-        };
-        if !is_frontend(kind) || second >= (MAX_MESSAGE >> 24) as u8 {
+        } else if !is_frontend(kind) || second >= (MAX_MESSAGE >> 24) as u8 {
             return;
         }
-        wire.send = Stream { synced: 1, ..Stream::default() };
+        wire.send.restart(true);
     }
-    walk(memory, wire, &mut segments, true, WALK_STEPS);
-    if wire.send.synced == 0
-        && segments.rest == 0
-        && segments.behind + segments.left >= 5
-        && memory.read::<5>(segments.at + segments.left - 5) == Some([b'S', 0, 0, 0, 4])
-    {
+    wire.text_left = 0;
+    wire.bind_left = 0;
+    for _ in 0..WALK_STEPS {
+        if !step_send(memory, wire) {
+            break;
+        }
+    }
+    statement(memory, wire);
+    let segments = &wire.send.segments;
+    if segments.left == 0 && segments.rest == 0 {
+        return;
+    }
+    let end = segments.at + segments.left;
+    let whole = segments.rest == 0 && segments.behind + segments.left >= 5;
+    wire.send.restart(false);
+    if whole && memory.read::<5>(end - 5) == Some([b'S', 0, 0, 0, 4]) {
         // A batch too long to walk that ends with Sync: back in step.
         wire.syncs = wire.syncs.wrapping_add(1);
-        wire.send = Stream { synced: 1, ..Stream::default() };
+        wire.send.restart(true);
     }
 }
 
 /// Follows a receive of the client.
 #[inline(always)]
-pub fn on_receive<M: Memory>(memory: &mut M, wire: &mut Wire, mut segments: Segments) {
-    if segments.left == 0 && !segments.next(memory) {
+pub fn on_receive<M: Memory>(memory: &mut M, wire: &mut Wire, segments: Segments) {
+    wire.recv.segments = segments;
+    if wire.recv.segments.left == 0 && !wire.recv.segments.next(memory) {
         return;
     }
-    match wire.phase {
-        PHASE_READY | PHASE_STARTING | PHASE_UNKNOWN => {}
-        PHASE_ASKED => {
-            match memory.read::<1>(segments.at) {
-                Some([b'S' | b'G']) => wire.phase = PHASE_ENCRYPTED,
-                Some([b'N']) => wire.phase = PHASE_NEW,
-                _ => {}
-            }
-            return;
+    let phase = wire.phase;
+    if phase == PHASE_ASKED {
+        match memory.read::<1>(wire.recv.segments.at) {
+            Some([b'S' | b'G']) => wire.phase = PHASE_ENCRYPTED,
+            Some([b'N']) => wire.phase = PHASE_NEW,
+            _ => {}
         }
-        _ => return,
+        return;
+    }
+    if phase != PHASE_READY && phase != PHASE_STARTING && phase != PHASE_UNKNOWN {
+        return;
     }
     if wire.recv.synced != 0 {
-        let steps = if wire.phase == PHASE_STARTING || wire.pending() > 1 {
-            WALK_STEPS
-        } else {
-            WALK_STEPS_RECEIVE
-        };
-        walk(memory, wire, &mut segments, false, steps);
+        let all = phase == PHASE_STARTING || wire.pending() > 1;
+        for step in 0..WALK_STEPS {
+            if (step == WALK_STEPS_RECEIVE && !all) || !step_receive(memory, wire) {
+                break;
+            }
+        }
+        let segments = &wire.recv.segments;
+        if segments.left != 0 || segments.rest != 0 {
+            wire.recv.restart(false);
+        }
     }
     if wire.recv.synced == 0 {
-        tail(memory, wire, &segments);
+        tail(memory, wire);
     }
 }
 
 /// The first packet has no type byte: length, code, then parameters.
 #[inline(always)]
-fn first_packet<M: Memory>(memory: &mut M, wire: &mut Wire, segments: &Segments) {
-    let Some([l0, l1, l2, l3, c0, c1, c2, c3]) = memory.read::<8>(segments.at) else {
+fn first_packet<M: Memory>(memory: &mut M, wire: &mut Wire) {
+    let (at, left) = (wire.send.segments.at, wire.send.segments.left);
+    let Some([l0, l1, l2, l3, c0, c1, c2, c3]) = memory.read::<8>(at) else {
         return;
     };
     if is_tls(l0, l1) {
@@ -386,12 +428,12 @@ fn first_packet<M: Memory>(memory: &mut M, wire: &mut Wire, segments: &Segments)
     } else if code >> 16 == MAJOR_VERSION && (8..=MAX_STARTUP).contains(&len) {
         wire.phase = PHASE_STARTING;
         wire.syncs = 1;
-        wire.send.synced = 1;
-        wire.recv.synced = 1;
-        if u64::from(len) > segments.left {
-            wire.send.skip = len - segments.left as u32;
+        wire.send.restart(true);
+        wire.recv.restart(true);
+        if u64::from(len) > left {
+            wire.send.skip = len - left as u32;
         }
-        memory.keep_startup(segments.at + 8, len - 8);
+        memory.keep_startup(at + 8, len - 8);
     } else {
         wire.phase = PHASE_FOREIGN;
     }
@@ -408,118 +450,113 @@ fn ready(wire: &mut Wire, status: u8) {
     wire.phase = PHASE_READY;
 }
 
-/// Walks at most `steps` message headers; leaves `synced` at 0 when the end was not reached.
+/// Takes the next header of a stream: `Some((0, 0))` when the step only moved on, `None` when the
+/// walk is over (everything seen, or out of step).
 #[inline(always)]
-fn walk<M: Memory>(
-    memory: &mut M,
-    wire: &mut Wire,
-    segments: &mut Segments,
-    send: bool,
-    steps: u32,
-) {
-    let mut stream = if send { wire.send } else { wire.recv };
-    for step in 0..WALK_STEPS {
-        if step >= steps || (segments.left == 0 && !segments.next(memory)) {
-            break;
-        }
-        if stream.skip != 0 {
-            if !send && wire.last_backend == b'Z' && segments.left != 0 {
-                let Some([status]) = memory.read::<1>(segments.at) else {
-                    stream.synced = 0;
-                    break;
-                };
-                ready(wire, status);
-            }
-            let skip = u64::from(stream.skip);
-            let n = if skip < segments.left { skip } else { segments.left };
-            stream.skip -= n as u32;
-            segments.advance(n);
-            // A payload and the header behind it are one step.
-            if stream.skip != 0 || segments.left == 0 {
-                continue;
-            }
-        }
-        let kind;
-        let len;
-        if stream.have == 0 && segments.left >= 5 {
-            let Some([k, l0, l1, l2, l3]) = memory.read::<5>(segments.at) else {
-                stream.synced = 0;
-                break;
-            };
-            kind = k;
-            len = be32([l0, l1, l2, l3]);
-            segments.advance(5);
-        } else {
-            // A header split over buffers is collected byte by byte.
-            if segments.left == 0 {
-                continue;
-            }
-            let Some([byte]) = memory.read::<1>(segments.at) else {
-                stream.synced = 0;
-                break;
-            };
-            segments.advance(1);
-            stream.head = (stream.head << 8) | u64::from(byte);
-            stream.have += 1;
-            if stream.have < 5 {
-                continue;
-            }
-            kind = (stream.head >> 32) as u8;
-            len = stream.head as u32;
-            stream.have = 0;
-            stream.head = 0;
-        }
-        let known = if send { is_frontend(kind) } else { is_backend(kind) };
-        if !known || !(4..=MAX_MESSAGE).contains(&len) || (kind == b'Z' && len != 5) {
-            stream.synced = 0;
-            break;
-        }
-        stream.skip = len - 4;
-        if send {
-            wire.last_frontend = kind;
-            frontend(memory, wire, kind, segments.at, segments.left);
-        } else {
-            wire.last_backend = kind;
-            backend(memory, wire, kind, segments.at, segments.left);
+fn header<M: Memory>(memory: &mut M, stream: &mut Stream) -> Option<(u8, u32)> {
+    if stream.segments.left == 0 && !stream.segments.next(memory) {
+        return None;
+    }
+    if stream.skip != 0 {
+        let skip = u64::from(stream.skip);
+        let left = stream.segments.left;
+        let n = if skip < left { skip } else { left };
+        stream.skip -= n as u32;
+        stream.segments.advance(n);
+        // A payload and the header behind it are one step.
+        if stream.skip != 0 || stream.segments.left == 0 {
+            return Some((0, 0));
         }
     }
-    if segments.left != 0 || segments.rest != 0 {
-        stream.synced = 0;
+    if stream.have == 0 && stream.segments.left >= 5 {
+        let [kind, l0, l1, l2, l3] = memory.read::<5>(stream.segments.at)?;
+        stream.segments.advance(5);
+        return Some((kind, be32([l0, l1, l2, l3])));
     }
-    if stream.synced == 0 {
-        stream = Stream::default();
+    // A header split over buffers is collected byte by byte.
+    if stream.segments.left == 0 {
+        return Some((0, 0));
     }
-    if send {
-        wire.send = stream;
-    } else {
-        wire.recv = stream;
+    let [byte] = memory.read::<1>(stream.segments.at)?;
+    stream.segments.advance(1);
+    stream.head = (stream.head << 8) | u64::from(byte);
+    stream.have += 1;
+    if stream.have < 5 {
+        return Some((0, 0));
     }
+    let (kind, len) = ((stream.head >> 32) as u8, stream.head as u32);
+    stream.have = 0;
+    stream.head = 0;
+    Some((kind, len))
 }
 
-/// A frontend message whose payload begins at `at`, `left` bytes of it (or more) in the segment.
+/// One step of a walk along a send; false at its end. A function of its own, for its stack frame
+/// and for the verifier, which then begins each round from the same state.
+#[inline(never)]
+fn step_send<M: Memory>(memory: &mut M, wire: &mut Wire) -> bool {
+    let Some((kind, len)) = header(memory, &mut wire.send) else {
+        return false;
+    };
+    if kind == 0 && len == 0 {
+        return true;
+    }
+    if !is_frontend(kind) || !(4..=MAX_MESSAGE).contains(&len) {
+        // Out of step; a segment that is not used up says so.
+        wire.send.segments.rest = 1;
+        wire.send.segments.iov_left = 0;
+        return false;
+    }
+    wire.send.skip = len - 4;
+    wire.last_frontend = kind;
+    frontend(wire, kind);
+    true
+}
+
+/// One step of a walk along a receive; false at its end.
+#[inline(never)]
+fn step_receive<M: Memory>(memory: &mut M, wire: &mut Wire) -> bool {
+    if wire.last_backend == b'Z' && wire.recv.skip == 1 && wire.recv.segments.left != 0 {
+        let Some([status]) = memory.read::<1>(wire.recv.segments.at) else {
+            return false;
+        };
+        ready(wire, status);
+    }
+    let Some((kind, len)) = header(memory, &mut wire.recv) else {
+        return false;
+    };
+    if kind == 0 && len == 0 {
+        return true;
+    }
+    if !is_backend(kind) || !(4..=MAX_MESSAGE).contains(&len) || (kind == b'Z' && len != 5) {
+        wire.recv.segments.rest = 1;
+        wire.recv.segments.iov_left = 0;
+        return false;
+    }
+    wire.recv.skip = len - 4;
+    wire.last_backend = kind;
+    backend(memory, wire, kind);
+    true
+}
+
+/// A frontend message whose payload begins at the send's position.
 #[inline(always)]
-fn frontend<M: Memory>(memory: &mut M, wire: &mut Wire, kind: u8, at: u64, left: u64) {
+fn frontend(wire: &mut Wire, kind: u8) {
     match kind {
         b'Q' => {
             wire.syncs = wire.syncs.wrapping_add(1);
             wire.statements = wire.statements.wrapping_add(1);
             wire.marks |= MARK_SIMPLE;
-            keep(memory, wire, at, left, STATEMENT_SQL, 0);
+            wire.text_at = wire.send.segments.at;
+            wire.text_left = wire.send.segments.left;
         }
         b'P' => {
-            let (key, skip) = name_key(memory, at, left);
-            if skip < left {
-                keep(memory, wire, at + skip, left - skip, STATEMENT_SQL, key);
-            }
+            wire.marks &= !MARK_SIMPLE;
+            wire.text_at = wire.send.segments.at;
+            wire.text_left = wire.send.segments.left;
         }
         b'B' => {
-            let (_, portal) = name_key(memory, at, left);
-            if portal < left {
-                let (key, _) = name_key(memory, at + portal, left - portal);
-                if key != wire.statement_key {
-                    keep(memory, wire, at + portal, left - portal, STATEMENT_NAME, key);
-                }
-            }
+            wire.bind_at = wire.send.segments.at;
+            wire.bind_left = wire.send.segments.left;
         }
         b'E' => wire.statements = wire.statements.wrapping_add(1),
         b'S' | b'F' => {
@@ -531,9 +568,35 @@ fn frontend<M: Memory>(memory: &mut M, wire: &mut Wire, kind: u8, at: u64, left:
     }
 }
 
-/// A backend message whose payload begins at `at`.
+/// Keeps the last statement of a send: the text of its last Query or Parse, and then, when its
+/// last Bind names another statement, that name.
 #[inline(always)]
-fn backend<M: Memory>(memory: &mut M, wire: &mut Wire, kind: u8, at: u64, left: u64) {
+fn statement<M: Memory>(memory: &mut M, wire: &mut Wire) {
+    if wire.text_left != 0 {
+        let mut skip = 0;
+        wire.name_key = 0;
+        if wire.marks & MARK_SIMPLE == 0 {
+            name(memory, wire, wire.text_at, wire.text_left);
+            skip = u64::from(wire.name_len);
+        }
+        keep(memory, wire, wire.text_at + skip, wire.text_left.saturating_sub(skip), STATEMENT_SQL);
+    }
+    if wire.bind_left != 0 {
+        // The portal's name, then the statement's.
+        name(memory, wire, wire.bind_at, wire.bind_left);
+        let portal = u64::from(wire.name_len);
+        let (at, left) = (wire.bind_at + portal, wire.bind_left.saturating_sub(portal));
+        name(memory, wire, at, left);
+        if wire.name_len != 0 && wire.name_key != wire.statement_key {
+            keep(memory, wire, at, left, STATEMENT_NAME);
+        }
+    }
+}
+
+/// A backend message whose payload begins at the receive's position.
+#[inline(always)]
+fn backend<M: Memory>(memory: &mut M, wire: &mut Wire, kind: u8) {
+    let (at, left) = (wire.recv.segments.at, wire.recv.segments.left);
     match kind {
         b'K' if left >= 8 => {
             if let Some(pid) = memory.read::<4>(at) {
@@ -554,78 +617,77 @@ fn backend<M: Memory>(memory: &mut M, wire: &mut Wire, kind: u8, at: u64, left: 
     }
 }
 
-/// Keeps a statement's text or name and what it says about silence.
+/// Keeps a statement's text or name and what it says about silence. Its key is that of the name
+/// looked at last.
 #[inline(always)]
-fn keep<M: Memory>(memory: &mut M, wire: &mut Wire, at: u64, left: u64, kind: u32, key: u64) {
-    let max = if left < STATEMENT_BYTES as u64 { left as u32 } else { STATEMENT_BYTES as u32 };
-    if max == 0 {
+fn keep<M: Memory>(memory: &mut M, wire: &mut Wire, at: u64, left: u64, kind: u32) {
+    wire.statement_key = wire.name_key;
+    if left == 0 {
         // The text is in another buffer: unknown rather than the previous one.
         wire.statement_kind = STATEMENT_NONE;
-        wire.statement_key = key;
         return;
     }
-    let prefix = memory.keep_statement(at, max);
+    let max = if left < STATEMENT_BYTES as u64 { left as u32 } else { STATEMENT_BYTES as u32 };
+    let found = memory.keep_statement(at, max);
     wire.statement_kind = kind;
-    wire.statement_key = key;
-    if kind == STATEMENT_SQL {
-        let found = classify(&prefix);
-        wire.marks |= found & (MARK_LISTEN | MARK_ADVISORY_LOCK);
-        if found & CLEAR_LISTEN != 0 {
-            wire.marks &= !MARK_LISTEN;
-        }
-        if found & CLEAR_ADVISORY_LOCK != 0 {
-            wire.marks &= !MARK_ADVISORY_LOCK;
-        }
+    if kind != STATEMENT_SQL {
+        return;
     }
+    wire.marks |= found & (MARK_LISTEN | MARK_ADVISORY_LOCK);
+    // The bits that clear are those that mark, two places up.
+    wire.marks &= !((found & (CLEAR_LISTEN | CLEAR_ADVISORY_LOCK)) >> 2);
 }
 
-/// A number that tells a name from others (zero for the empty one), and its bytes with the NUL.
+/// Looks at the name at `at`.
 #[inline(always)]
-fn name_key<M: Memory>(memory: &mut M, at: u64, left: u64) -> (u64, u64) {
+fn name<M: Memory>(memory: &mut M, wire: &mut Wire, at: u64, left: u64) {
     let max = if left < NAME_BYTES as u64 { left as u32 } else { NAME_BYTES as u32 };
-    let (name, len) = memory.read_name(at, max);
-    if len == 0 {
-        // Unreadable: a length that no segment has, so the caller keeps nothing.
-        return (0, u64::MAX);
+    memory.name(wire, at, max);
+}
+
+/// A number that tells a zero-padded name from others; zero for the empty name only.
+#[must_use]
+#[inline(always)]
+pub fn name_key(name: &[u8; NAME_BYTES]) -> u64 {
+    if name[0] == 0 {
+        return 0;
     }
     let mut key = 0u64;
-    if name[0] != 0 {
-        let mut word = 0;
-        while word < NAME_BYTES / 8 {
-            let i = word * 8;
-            let value = u64::from_ne_bytes([
-                name[i],
-                name[i + 1],
-                name[i + 2],
-                name[i + 3],
-                name[i + 4],
-                name[i + 5],
-                name[i + 6],
-                name[i + 7],
-            ]);
-            key = (key ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            key ^= key >> 29;
-            word += 1;
-        }
-        key |= 1;
+    let mut word = 0;
+    while word < NAME_BYTES / 8 {
+        let i = word * 8;
+        let value = u64::from_ne_bytes([
+            name[i],
+            name[i + 1],
+            name[i + 2],
+            name[i + 3],
+            name[i + 4],
+            name[i + 5],
+            name[i + 6],
+            name[i + 7],
+        ]);
+        key = (key ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        key ^= key >> 29;
+        word += 1;
     }
-    (key, u64::from(len))
+    key | 1
 }
 
 /// Looks for a ReadyForQuery at the end of a receive that could not be walked.
 #[inline(always)]
-fn tail<M: Memory>(memory: &mut M, wire: &mut Wire, segments: &Segments) {
-    if segments.rest != 0 {
-        // The end lies in a buffer that was not reached.
-        wire.recv = Stream::default();
-        return;
-    }
+fn tail<M: Memory>(memory: &mut M, wire: &mut Wire) {
+    let segments = &wire.recv.segments;
     let end = segments.at + segments.left;
     let len = segments.behind + segments.left;
+    // With more buffers behind, the end was not reached.
+    let reached = segments.rest == 0;
     let mut head = wire.recv.head;
+    wire.recv.restart(false);
+    if !reached {
+        return;
+    }
     if len >= 6 {
         let Some([b0, b1, b2, b3, b4, b5]) = memory.read::<6>(end - 6) else {
-            wire.recv = Stream::default();
             return;
         };
         head = u64::from_be_bytes([0, 0, b0, b1, b2, b3, b4, b5]);
@@ -635,23 +697,22 @@ fn tail<M: Memory>(memory: &mut M, wire: &mut Wire, segments: &Segments) {
                 break;
             }
             let Some([byte]) = memory.read::<1>(end - len + index) else {
-                wire.recv = Stream::default();
                 return;
             };
             head = (head << 8) | u64::from(byte);
         }
     }
     let status = head as u8;
-    if (head >> 8) & 0xff_ffff_ffff == 0x5a_0000_0005 && matches!(status, b'I' | b'T' | b'E') {
-        if wire.pending() > 1 {
-            // How many were passed over is not known; the server is done with those seen.
-            wire.readies = wire.syncs.wrapping_sub(1);
-            wire.marks |= MARK_RESYNCED;
-        }
-        ready(wire, status);
-        wire.last_backend = b'Z';
-        wire.recv = Stream { synced: 1, ..Stream::default() };
-    } else {
-        wire.recv = Stream { head, ..Stream::default() };
+    if (head >> 8) & 0xff_ffff_ffff != 0x5a_0000_0005 || !matches!(status, b'I' | b'T' | b'E') {
+        wire.recv.head = head;
+        return;
     }
+    if wire.pending() > 1 {
+        // How many were passed over is not known; the server is done with those seen.
+        wire.readies = wire.syncs.wrapping_sub(1);
+        wire.marks |= MARK_RESYNCED;
+    }
+    ready(wire, status);
+    wire.last_backend = b'Z';
+    wire.recv.restart(true);
 }

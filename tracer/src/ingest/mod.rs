@@ -1,1 +1,513 @@
 //! Kernel maps and ring records to model events.
+//!
+//! Besides `loader`, the only module that knows aya (the ring). Owns the kernel side and the
+//! bookkeeping that only user space can do: slots to give back, descriptors after fork, exec, exit
+//! and `close_range`, connections that existed before. Invariants: an event is emitted once; a
+//! connection's last state is emitted before its end; its slot is given back after its end.
+
+pub mod decode;
+mod descriptors;
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsRawFd, RawFd};
+
+use aya::maps::{MapData, RingBuf};
+use tracer_ebpf::{
+    conn::{AF_INET, AF_INET6, AF_UNIX, Conn, FLAG_EOF, FLAG_EXISTED, conn_generation, conn_slot},
+    record::{self, Record},
+    stack::{CLASS_BYTES, FLAG_BOUNDARY, KIND_ACQUIRE, KIND_OPEN, KIND_USE, KINDS},
+    wire::{PHASE_UNKNOWN, Wire},
+};
+
+use self::{
+    decode::PoolName,
+    descriptors::{Descriptors, Removed},
+};
+use crate::{
+    host::{
+        proc::ProcFs,
+        sockets::{ListedSocket, State},
+    },
+    loader::{CopiedStack, Kernel, LoadError, plain_from_bytes},
+    model::{ConnId, Event, Existing, Fd, MonoNanos, Peer, Pid, StackEvent},
+    symbolize::RawStack,
+};
+
+/// Flag of `close_range` that marks instead of closing (`linux/close_range.h`).
+const CLOSE_RANGE_CLOEXEC: u64 = 4;
+
+/// Something about a process that the caller acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// It has a connection, and may be new.
+    Connected(u32),
+    /// It runs another program now.
+    Exec(u32),
+    /// It has ended.
+    Exit(u32),
+}
+
+/// What of a connection tells that it changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fingerprint {
+    wire: Wire,
+    flags: u32,
+    held: u32,
+    acquired_at: u64,
+    released_at: u64,
+}
+
+impl Fingerprint {
+    fn of(conn: &Conn) -> Self {
+        Self {
+            wire: conn.wire,
+            flags: conn.flags,
+            held: conn.held,
+            acquired_at: conn.acquired_at,
+            released_at: conn.released_at,
+        }
+    }
+}
+
+/// A connection with an open descriptor.
+struct Live {
+    pid: u32,
+    inode: u64,
+    last: Option<Fingerprint>,
+    /// Value of `uses` at the last sampled stack.
+    sampled: u32,
+}
+
+/// The kernel side, read.
+pub struct Ingest {
+    kernel: Kernel,
+    ring: RingBuf<MapData>,
+    fds: Descriptors,
+    live: BTreeMap<u64, Live>,
+    pools: Vec<PoolName>,
+    losses: HashMap<&'static str, u64>,
+    unknown_records: u64,
+}
+
+impl Ingest {
+    /// Takes the loaded kernel side; `pools` is the catalogue by index.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError::Map`].
+    pub fn new(mut kernel: Kernel, pools: Vec<PoolName>) -> Result<Self, LoadError> {
+        let ring = kernel.take_ring()?;
+        Ok(Self {
+            kernel,
+            ring,
+            fds: Descriptors::default(),
+            live: BTreeMap::new(),
+            pools,
+            losses: HashMap::new(),
+            unknown_records: 0,
+        })
+    }
+
+    /// The kernel side, to attach and to configure.
+    pub fn kernel(&mut self) -> &mut Kernel {
+        &mut self.kernel
+    }
+
+    /// The descriptor that becomes readable when a record is there.
+    #[must_use]
+    pub fn ring_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+
+    /// Connections with an open descriptor.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Takes in what the ring holds.
+    pub fn drain(&mut self, proc: &ProcFs, events: &mut Vec<Event>, notices: &mut Vec<Notice>) {
+        loop {
+            let record = match self.ring.next() {
+                None => break,
+                Some(item) => plain_from_bytes::<Record>(&item),
+            };
+            match record {
+                Some(record) => self.take(&record, proc, events, notices),
+                None => self.unknown_records += 1,
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        record: &Record,
+        proc: &ProcFs,
+        events: &mut Vec<Event>,
+        notices: &mut Vec<Notice>,
+    ) {
+        let at = MonoNanos(record.at);
+        let pid = record.tgid;
+        // Descriptors are at most 31 bits; anything else came from a wrong argument.
+        let fd = |raw: u64| i32::try_from(raw).unwrap_or(i32::MAX);
+        match record.kind {
+            record::OPEN => self.open(record.id, pid, fd(record.a), at, events, notices),
+            record::CLOSE => {
+                if self.fds.get(pid, fd(record.a)) == Some(record.id) {
+                    self.close(pid, fd(record.a), at, events);
+                }
+            }
+            record::DUP => {
+                if self.live.contains_key(&record.id) {
+                    let new = fd(record.b);
+                    if let Some(removed) = self.fds.insert(pid, new, record.id) {
+                        self.closed(removed, at, events);
+                    }
+                    let conn = ConnId(record.id);
+                    events.push(Event::Duplicate { at, conn, pid: Pid(pid), fd: Fd(new) });
+                }
+            }
+            record::CLOSE_RANGE if record.id & CLOSE_RANGE_CLOEXEC == 0 => {
+                for (fd, conn) in self.fds.of(pid, fd(record.a), fd(record.b)) {
+                    self.kernel.remove_fd(fd_key(pid, fd), conn);
+                    self.close(pid, fd, at, events);
+                }
+            }
+            record::CLOSE_RANGE => {}
+            record::FORK => {
+                let child = u32::try_from(record.a).unwrap_or(0);
+                for (fd, conn) in self.fds.of(pid, 0, i32::MAX) {
+                    self.kernel.set_fd(fd_key(child, fd), conn);
+                    self.fds.insert(child, fd, conn);
+                }
+                events.push(Event::Fork { at, parent: Pid(pid), child: Pid(child) });
+            }
+            record::EXEC => {
+                self.exec(pid, at, proc, events);
+                notices.push(Notice::Exec(pid));
+            }
+            record::EXIT => {
+                let fds = self.fds.of(pid, 0, i32::MAX);
+                for (_, conn) in &fds {
+                    self.emit_state(*conn, at, events);
+                }
+                events.push(Event::Exit { at, pid: Pid(pid) });
+                self.drop_all(pid, &fds);
+                notices.push(Notice::Exit(pid));
+            }
+            _ => self.unknown_records += 1,
+        }
+    }
+
+    fn open(
+        &mut self,
+        id: u64,
+        pid: u32,
+        fd: i32,
+        at: MonoNanos,
+        events: &mut Vec<Event>,
+        notices: &mut Vec<Notice>,
+    ) {
+        let Some(conn) = self.conn(id) else { return };
+        if let Some(removed) = self.fds.insert(pid, fd, id) {
+            self.closed(removed, at, events);
+        }
+        self.live.insert(id, Live { pid, inode: conn.inode, last: None, sampled: 0 });
+        events.push(Event::Open {
+            at,
+            conn: ConnId(id),
+            pid: Pid(pid),
+            fd: Fd(fd),
+            tid: Some(conn.tid),
+            peer: decode::peer(&conn),
+            existing: None,
+        });
+        notices.push(Notice::Connected(pid));
+    }
+
+    fn close(&mut self, pid: u32, fd: i32, at: MonoNanos, events: &mut Vec<Event>) {
+        if let Some(removed) = self.fds.remove(pid, fd) {
+            self.closed(removed, at, events);
+        }
+    }
+
+    fn closed(&mut self, removed: Removed, at: MonoNanos, events: &mut Vec<Event>) {
+        if removed.last {
+            self.emit_state(removed.conn, at, events);
+        }
+        events.push(Event::Close {
+            at,
+            conn: ConnId(removed.conn),
+            pid: Pid(removed.pid),
+            fd: Fd(removed.fd),
+        });
+        if removed.last {
+            self.end(removed.conn);
+        }
+    }
+
+    fn exec(&mut self, pid: u32, at: MonoNanos, proc: &ProcFs, events: &mut Vec<Event>) {
+        let fds = self.fds.of(pid, 0, i32::MAX);
+        if fds.is_empty() {
+            return;
+        }
+        let open = proc.socket_fds(Pid(pid));
+        let (kept, gone): (Vec<_>, Vec<_>) = fds.into_iter().partition(|(fd, conn)| {
+            let inode = self.live.get(conn).map(|live| live.inode);
+            open.iter().any(|(open, socket)| open.0 == *fd && Some(*socket) == inode)
+        });
+        let kept = kept.into_iter().map(|(fd, _)| Fd(fd)).collect();
+        events.push(Event::Exec { at, pid: Pid(pid), kept });
+        self.drop_all(pid, &gone);
+    }
+
+    fn drop_all(&mut self, pid: u32, fds: &[(i32, u64)]) {
+        for (fd, conn) in fds {
+            self.kernel.remove_fd(fd_key(pid, *fd), *conn);
+            if self.fds.remove(pid, *fd).is_some_and(|removed| removed.last) {
+                self.end(*conn);
+            }
+        }
+    }
+
+    fn end(&mut self, id: u64) {
+        self.live.remove(&id);
+        self.kernel.free_conn(id);
+    }
+
+    fn conn(&self, id: u64) -> Option<Conn> {
+        self.kernel.conn(conn_slot(id)).filter(|conn| conn.generation == conn_generation(id))
+    }
+
+    /// Emits a connection's state when it has changed since the last time.
+    fn emit_state(&mut self, id: u64, at: MonoNanos, events: &mut Vec<Event>) {
+        let Some(conn) = self.conn(id) else { return };
+        let Some(live) = self.live.get_mut(&id) else { return };
+        let now = Fingerprint::of(&conn);
+        if live.last == Some(now) || (live.last.is_none() && decode::is_connecting(&conn)) {
+            return;
+        }
+        live.last = Some(now);
+        events.push(Event::Wire {
+            at,
+            conn: ConnId(id),
+            local_port: (conn.local_port != 0).then_some(conn.local_port),
+            state: decode::wire_state(&conn, &self.pools),
+        });
+    }
+
+    /// Emits what changed since the last scan, and new losses.
+    pub fn scan(&mut self, at: MonoNanos, events: &mut Vec<Event>) {
+        let ids: Vec<u64> = self.live.keys().copied().collect();
+        for id in ids {
+            self.emit_state(id, at, events);
+        }
+        let mut losses: Vec<(&'static str, u64)> =
+            self.kernel.drops().into_iter().map(|(reason, n)| (reason.name(), n)).collect();
+        if self.unknown_records > 0 {
+            losses.push(("unknown_record", self.unknown_records));
+        }
+        for (reason, total) in losses {
+            if self.losses.insert(reason, total) != Some(total) {
+                events.push(Event::Lost { at, reason: reason.to_owned(), total });
+            }
+        }
+    }
+
+    /// Connections whose last use is new since they were last sampled, at most `limit`.
+    pub fn sample(&mut self, limit: usize) -> Vec<(ConnId, u64)> {
+        let mut found = Vec::new();
+        for (id, live) in &mut self.live {
+            if found.len() >= limit {
+                break;
+            }
+            let Some(last) = &live.last else { continue };
+            if last.wire.uses != live.sampled {
+                live.sampled = last.wire.uses;
+                found.push((ConnId(*id), u64::from(last.wire.uses)));
+            }
+        }
+        found
+    }
+
+    /// A stack of a connection, if it is still that of the use or acquire numbered `uses`.
+    #[must_use]
+    pub fn stack(&self, id: ConnId, of: StackEvent, uses: u64) -> Option<CopiedStack> {
+        let conn = self.conn(id.0)?;
+        let kind = match of {
+            StackEvent::Open => KIND_OPEN,
+            StackEvent::LastUse => KIND_USE,
+            StackEvent::Acquire => KIND_ACQUIRE,
+        };
+        let copied = self.kernel.stack(conn.stacks[kind])?;
+        let (present, at) = match of {
+            StackEvent::Open => (0, conn.opened_at),
+            StackEvent::LastUse => (u64::from(conn.wire.uses), conn.wire.use_at),
+            StackEvent::Acquire => (conn.checkouts, conn.acquired_at),
+        };
+        (copied.header.conn == id.0 && copied.header.at == at && present == uses).then_some(copied)
+    }
+
+    /// Moves a process to the next larger stack class; false when it is in the largest.
+    pub fn raise_stack_class(&mut self, pid: u32) -> bool {
+        let mut process = self.kernel.process(pid).unwrap_or_default();
+        if process.stack_class as usize + 1 >= CLASS_BYTES.len() {
+            return false;
+        }
+        process.stack_class += 1;
+        if !self.kernel.set_process(pid, process) {
+            return false;
+        }
+        let slots: Vec<u32> = self
+            .live
+            .iter()
+            .filter(|(_, live)| live.pid == pid)
+            .map(|(id, _)| conn_slot(*id))
+            .collect();
+        for slot in slots {
+            self.kernel.set_stack_class(slot, process.stack_class);
+        }
+        true
+    }
+
+    /// Takes in connections that existed before, each with the descriptors that hold it.
+    pub fn adopt(
+        &mut self,
+        socket: &ListedSocket,
+        holders: &[(u32, i32)],
+        at: MonoNanos,
+        events: &mut Vec<Event>,
+        notices: &mut Vec<Notice>,
+    ) {
+        let Some(&(pid, fd)) = holders.first() else { return };
+        if holders.iter().any(|(pid, fd)| self.kernel.fd(fd_key(*pid, *fd)).is_some()) {
+            // Opened after the hooks were attached: its record is in the ring.
+            return;
+        }
+        let conn = existing_conn(socket, pid, fd);
+        let Some(id) = self.kernel.adopt(&conn) else {
+            *self.losses.entry("no_connection_slot").or_default() += 1;
+            return;
+        };
+        self.live.insert(id, Live { pid, inode: socket.inode, last: None, sampled: 0 });
+        let ago = |ms: Option<u32>| ms.map(|ms| u64::from(ms) * 1_000_000);
+        events.push(Event::Open {
+            at,
+            conn: ConnId(id),
+            pid: Pid(pid),
+            fd: Fd(fd),
+            tid: None,
+            peer: socket.peer.clone(),
+            existing: Some(Existing {
+                last_send_ago: ago(socket.status.last_send_ms),
+                last_recv_ago: ago(socket.status.last_recv_ms),
+            }),
+        });
+        for (index, (pid, fd)) in holders.iter().enumerate() {
+            self.kernel.set_fd(fd_key(*pid, *fd), id);
+            self.fds.insert(*pid, *fd, id);
+            if index > 0 {
+                let conn = ConnId(id);
+                events.push(Event::Duplicate { at, conn, pid: Pid(*pid), fd: Fd(*fd) });
+            }
+            notices.push(Notice::Connected(*pid));
+        }
+    }
+
+    /// Checks that the descriptors of these connections still refer to them, and emits the closes
+    /// that were missed. Heals what a lost record left behind.
+    pub fn verify(
+        &mut self,
+        conns: &[ConnId],
+        proc: &ProcFs,
+        at: MonoNanos,
+        events: &mut Vec<Event>,
+    ) {
+        for id in conns {
+            let Some(live) = self.live.get(&id.0) else { continue };
+            let inode = live.inode;
+            for (pid, fd) in self.fds.holders(id.0) {
+                if !proc.fd_is_socket(Pid(pid), Fd(fd), inode) {
+                    self.kernel.remove_fd(fd_key(pid, fd), id.0);
+                    self.close(pid, fd, at, events);
+                }
+            }
+        }
+    }
+}
+
+/// The symbolizer's view of a copied stack.
+#[must_use]
+pub fn raw_stack(copied: &CopiedStack) -> RawStack {
+    let header = &copied.header;
+    let fixups = header.fixups.iter().take(header.fixup_count as usize);
+    RawStack {
+        pid: header.tgid,
+        ip: header.ip,
+        sp: header.sp,
+        bp: header.bp,
+        boundary: header.flags & FLAG_BOUNDARY != 0,
+        bytes: copied.bytes.clone(),
+        fixups: fixups.map(|[slot, original]| (*slot, *original)).collect(),
+    }
+}
+
+fn fd_key(pid: u32, fd: i32) -> u64 {
+    (u64::from(pid) << 32) | u64::from(fd.unsigned_abs())
+}
+
+fn existing_conn(socket: &ListedSocket, pid: u32, fd: i32) -> Conn {
+    let mut peer_addr = [0; 16];
+    let mut family = socket.family;
+    let peer_port = match &socket.peer {
+        Peer::Tcp { addr, port } => {
+            match addr.parse() {
+                Ok(std::net::IpAddr::V4(addr)) => {
+                    peer_addr[..4].copy_from_slice(&addr.octets());
+                    family = AF_INET;
+                }
+                Ok(std::net::IpAddr::V6(addr)) => {
+                    peer_addr = addr.octets();
+                    family = AF_INET6;
+                }
+                Err(_) => {}
+            }
+            *port
+        }
+        Peer::Unix { port, .. } => {
+            family = AF_UNIX;
+            *port
+        }
+    };
+    let closed = if socket.status.state == State::PeerClosed { FLAG_EOF } else { 0 };
+    Conn {
+        generation: 0,
+        tgid: pid,
+        tid: 0,
+        fd,
+        opened_at: 0,
+        inode: socket.inode,
+        netns: socket.netns,
+        flags: FLAG_EXISTED | closed,
+        family,
+        peer_port,
+        local_port: socket.local_port.unwrap_or(0),
+        _pad: 0,
+        peer_addr,
+        pool: 0,
+        held: 0,
+        checkouts: 0,
+        handle: 0,
+        acquired_at: 0,
+        released_at: 0,
+        acquire_tid: 0,
+        epoch: 0,
+        stacks: [0; KINDS],
+        stack_class: 0,
+        wire: Wire { phase: PHASE_UNKNOWN, ..Wire::default() },
+        startup_len: 0,
+        statement_len: 0,
+        startup: [0; tracer_ebpf::limits::STARTUP_BYTES],
+        statement: [0; tracer_ebpf::limits::STATEMENT_BYTES],
+    }
+}

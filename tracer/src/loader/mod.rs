@@ -1,1 +1,396 @@
-//! Loads the eBPF object and attaches it; the only module besides `ingest` that knows aya.
+//! Loads the eBPF object, attaches it, and hands out its maps. Besides `ingest`, the only module
+//! that knows aya.
+//!
+//! Invariants: everything attached is a link or a perf event owned by this process and gone with
+//! it; nothing is pinned. Programs are loaded when they are first attached, so a probe that is
+//! never needed is never verified.
+
+mod error;
+mod pod;
+
+use std::{collections::HashSet, mem::offset_of, path::Path};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData, PerCpuArray, Queue, RingBuf},
+    programs::{BtfTracePoint, UProbe, uprobe::UProbeScope},
+};
+use tracer_ebpf::{
+    config::{Config, Process},
+    conn::{CONN_BYTES, Conn, conn_id, conn_slot},
+    drops::DropReason,
+    limits::{MAX_CONNECTIONS, MAX_PROBES},
+    probe::ProbeSpec,
+    stack::{CLASS_BYTES, CLASS_SLOTS, HEADER_BYTES, SlotRef, StackHeader},
+};
+
+pub use error::LoadError;
+use error::shorten;
+pub use pod::plain_from_bytes;
+use pod::{MappedArray, PodConfig, PodProbeSpec, PodProcess};
+
+/// The object, embedded at build time.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CONNLEAK_BPF_OBJECT"));
+
+/// The always-attached programs: name in the object, typed tracepoint, and what is lost without.
+pub const HOOKS: [(&str, &str, &str); 4] = [
+    ("on_fork", "sched_process_fork", "connections inherited over fork are followed"),
+    ("on_exec", "sched_process_exec", "programs that start later are found"),
+    ("on_exit", "sched_process_exit", "processes that end are noticed"),
+    ("on_syscall", "sys_exit", "connections and their traffic are seen"),
+];
+
+/// The loaded kernel side.
+pub struct Kernel {
+    ebpf: Ebpf,
+    btf: Btf,
+    /// Kept open: programs are loaded later and refer to it.
+    _config: Array<MapData, PodConfig>,
+    fds: HashMap<MapData, u64, u64>,
+    procs: HashMap<MapData, u32, PodProcess>,
+    drops: PerCpuArray<MapData, u64>,
+    probes: Array<MapData, PodProbeSpec>,
+    free_conns: Queue<MapData, u32>,
+    free_stacks: [Queue<MapData, u32>; 3],
+    conns: MappedArray<Conn>,
+    stacks: [MappedArray<StackHeader>; 3],
+    loaded_probes: HashSet<usize>,
+}
+
+/// A raw stack as copied at an event.
+#[derive(Clone, Debug)]
+pub struct CopiedStack {
+    /// Registers and what belongs to them.
+    pub header: StackHeader,
+    /// Stack bytes from `header.sp` up.
+    pub bytes: Vec<u8>,
+    /// The copy filled its slot: there may have been more.
+    pub full: bool,
+}
+
+impl Kernel {
+    /// Creates maps and writes the configuration; nothing is attached yet. `log_level` is that of
+    /// the kernel side's diagnostics: 0 is off, and the verifier then removes their code.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    pub fn load(config: Config, specs: &[ProbeSpec], log_level: u8) -> Result<Self, LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::NoObject);
+        }
+        let btf = Btf::from_sys_fs().map_err(|error| LoadError::Btf(shorten(&error)))?;
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(&btf))
+            .override_global("AYA_LOG_LEVEL", &log_level, false)
+            .load(OBJECT)
+            .map_err(|error| LoadError::Object(shorten(&error)))?;
+        let mut config_map: Array<MapData, PodConfig> = take(&mut ebpf, "CONFIG")?;
+        config_map
+            .set(0, PodConfig(config), 0)
+            .map_err(|error| LoadError::Map { map: "CONFIG", reason: shorten(&error) })?;
+        let mut free_conns: Queue<_, u32> = take(&mut ebpf, "FREE_CONNS")?;
+        // Slot 0 stays unused, so that an id is never zero.
+        fill(&mut free_conns, "FREE_CONNS", 1..MAX_CONNECTIONS)?;
+        let mut free_stacks: [Queue<_, u32>; 3] = [
+            take(&mut ebpf, "FREE_STACKS_0")?,
+            take(&mut ebpf, "FREE_STACKS_1")?,
+            take(&mut ebpf, "FREE_STACKS_2")?,
+        ];
+        for (queue, slots) in free_stacks.iter_mut().zip(CLASS_SLOTS) {
+            fill(queue, "FREE_STACKS", 0..slots)?;
+        }
+        let conns = mapped(&ebpf, "CONNS", CONN_BYTES, MAX_CONNECTIONS)?;
+        let stack = |name, class: usize| {
+            mapped(&ebpf, name, HEADER_BYTES + CLASS_BYTES[class] as usize, CLASS_SLOTS[class])
+        };
+        let stacks = [stack("STACKS_0", 0)?, stack("STACKS_1", 1)?, stack("STACKS_2", 2)?];
+        let mut kernel = Self {
+            fds: take(&mut ebpf, "FDS")?,
+            procs: take(&mut ebpf, "PROCS")?,
+            drops: take(&mut ebpf, "DROPS")?,
+            probes: take(&mut ebpf, "PROBES")?,
+            free_conns,
+            free_stacks,
+            conns,
+            stacks,
+            loaded_probes: HashSet::new(),
+            _config: config_map,
+            btf,
+            ebpf,
+        };
+        for (index, spec) in specs.iter().enumerate() {
+            kernel.set_probe(index, *spec)?;
+        }
+        Ok(kernel)
+    }
+
+    /// Attaches the programs of [`HOOKS`].
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Program`] for the first that the kernel refuses.
+    pub fn attach(&mut self) -> Result<(), LoadError> {
+        HOOKS.iter().try_for_each(|(program, hook, _)| self.attach_hook(program, hook))
+    }
+
+    /// Attaches one program of [`HOOKS`].
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Program`] when the kernel refuses it.
+    pub fn attach_hook(&mut self, program: &str, hook: &str) -> Result<(), LoadError> {
+        let refused = |reason| LoadError::Program {
+            program: program.to_owned(),
+            hook: hook.to_owned(),
+            reason,
+        };
+        let tracepoint: &mut BtfTracePoint = self
+            .ebpf
+            .program_mut(program)
+            .ok_or_else(|| refused("not in the object".to_owned()))?
+            .try_into()
+            .map_err(|error: aya::programs::ProgramError| refused(shorten(&error)))?;
+        tracepoint.load(hook, &self.btf).map_err(|error| refused(shorten(&error)))?;
+        tracepoint.attach().map_err(|error| refused(shorten(&error)))?;
+        Ok(())
+    }
+
+    /// Sets what probe program `index` does.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Map`] when there is no such program.
+    pub fn set_probe(&mut self, index: usize, spec: ProbeSpec) -> Result<(), LoadError> {
+        let failed = |reason| LoadError::Map { map: "PROBES", reason };
+        if index >= MAX_PROBES {
+            return Err(failed(format!("the catalogue has more than {MAX_PROBES} probes")));
+        }
+        self.probes
+            .set(index as u32, PodProbeSpec(spec), 0)
+            .map_err(|error| failed(shorten(&error)))
+    }
+
+    /// Attaches probe program `index` to a file, for all processes that map it.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Program`] or [`LoadError::Attach`].
+    pub fn attach_probe(
+        &mut self,
+        index: usize,
+        path: &Path,
+        offset: u64,
+    ) -> Result<(), LoadError> {
+        let name = format!("probe_{index}");
+        let refused = |reason| LoadError::Program {
+            program: name.clone(),
+            hook: path.display().to_string(),
+            reason,
+        };
+        let probe: &mut UProbe = self
+            .ebpf
+            .program_mut(&name)
+            .ok_or_else(|| refused("not in the object".to_owned()))?
+            .try_into()
+            .map_err(|error: aya::programs::ProgramError| refused(shorten(&error)))?;
+        if self.loaded_probes.insert(index) {
+            probe.load().map_err(|error| refused(shorten(&error)))?;
+        }
+        probe.attach(offset, path, UProbeScope::AllProcesses).map_err(|error| {
+            LoadError::Attach { path: path.to_owned(), offset, reason: shorten(&error) }
+        })?;
+        Ok(())
+    }
+
+    /// The ring of rare events. Taken once.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Map`] when it was taken before.
+    pub fn take_ring(&mut self) -> Result<RingBuf<MapData>, LoadError> {
+        take(&mut self.ebpf, "RING")
+    }
+
+    /// Sends the kernel side's diagnostics to the `log` crate.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Map`] when the object has none.
+    pub fn take_log(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, LoadError> {
+        aya_log::EbpfLogger::init(&mut self.ebpf)
+            .map_err(|error| LoadError::Map { map: "AYA_LOGS", reason: shorten(&error) })
+    }
+
+    /// Reads a connection slot.
+    #[must_use]
+    pub fn conn(&self, slot: u32) -> Option<Conn> {
+        self.conns.read(slot)
+    }
+
+    /// Puts a connection that existed before into a free slot and returns its id; `None` when there
+    /// is no free slot. Generation and epoch of `conn` are set here.
+    pub fn adopt(&mut self, conn: &Conn) -> Option<u64> {
+        let slot = self.free_conns.pop(0).ok()?;
+        let before = self.conns.read(slot)?;
+        let epoch = before.epoch.wrapping_add(1).max(1);
+        let conn = Conn { generation: epoch, epoch, ..*conn };
+        self.conns.write(slot, &conn, true);
+        Some(conn_id(slot, epoch))
+    }
+
+    /// Marks the slot free and gives it and its stacks back.
+    pub fn free_conn(&mut self, id: u64) {
+        let slot = conn_slot(id);
+        let Some(conn) = self.conns.read(slot) else { return };
+        self.conns.write_u32(slot, offset_of!(Conn, generation), 0);
+        for kind in 0..conn.stacks.len() {
+            self.free_stack(slot, kind, conn.stacks[kind]);
+        }
+        // Only as many slots as the queue has places are ever out.
+        let _full = self.free_conns.push(slot, 0);
+    }
+
+    /// Gives one stack slot of a connection back.
+    fn free_stack(&mut self, slot: u32, kind: usize, packed: u32) {
+        let Some(stack) = SlotRef::unpack(packed) else { return };
+        self.conns.write_u32(slot, offset_of!(Conn, stacks) + kind * 4, 0);
+        // As above.
+        let _full = self.free_stacks[stack.class as usize].push(stack.index, 0);
+    }
+
+    /// Sets the class of the connection's next stacks.
+    pub fn set_stack_class(&mut self, slot: u32, class: u32) {
+        self.conns.write_u32(slot, offset_of!(Conn, stack_class), class);
+    }
+
+    /// Copies a stack out of its slot; `None` when there is none, or it changed while it was read.
+    #[must_use]
+    pub fn stack(&self, packed: u32) -> Option<CopiedStack> {
+        let slot = SlotRef::unpack(packed)?;
+        let map = self.stacks.get(slot.class as usize)?;
+        let header = map.read(slot.index)?;
+        if header.seq % 2 != 0 || header.seq == 0 {
+            return None;
+        }
+        let capacity = CLASS_BYTES[slot.class as usize];
+        let len = header.len.min(capacity) as usize;
+        let mut bytes = Vec::new();
+        if !map.read_bytes(slot.index, HEADER_BYTES, len, &mut bytes) {
+            return None;
+        }
+        let after = map.read(slot.index)?;
+        (after.seq == header.seq).then_some(CopiedStack {
+            header,
+            bytes,
+            full: header.len >= capacity,
+        })
+    }
+
+    /// The connection a descriptor refers to.
+    #[must_use]
+    pub fn fd(&self, key: u64) -> Option<u64> {
+        self.fds.get(&key, 0).ok()
+    }
+
+    /// Makes a descriptor refer to a connection; false when the map is full.
+    pub fn set_fd(&mut self, key: u64, id: u64) -> bool {
+        self.fds.insert(key, id, 0).is_ok()
+    }
+
+    /// Removes a descriptor if it still refers to `id`.
+    pub fn remove_fd(&mut self, key: u64, id: u64) {
+        if self.fd(key) == Some(id) {
+            // Missing is fine: the kernel side may have been first.
+            let _missing = self.fds.remove(&key);
+        }
+    }
+
+    /// A process's settings.
+    #[must_use]
+    pub fn process(&self, tgid: u32) -> Option<Process> {
+        self.procs.get(&tgid, 0).ok().map(|process| process.0)
+    }
+
+    /// Changes a process's settings; false when the map is full.
+    pub fn set_process(&mut self, tgid: u32, process: Process) -> bool {
+        self.procs.insert(tgid, PodProcess(process), 0).is_ok()
+    }
+
+    /// Losses so far, by reason, those of zero left out.
+    #[must_use]
+    pub fn drops(&self) -> Vec<(DropReason, u64)> {
+        DropReason::ALL
+            .iter()
+            .filter_map(|reason| {
+                let values = self.drops.get(&(*reason as u32), 0).ok()?;
+                let total: u64 = values.iter().sum();
+                (total > 0).then_some((*reason, total))
+            })
+            .collect()
+    }
+
+    /// Run-time statistics of the loaded programs: name, runs, nanoseconds. Zero unless the
+    /// kernel's `bpf_stats_enabled` is on.
+    #[must_use]
+    pub fn statistics(&self) -> Vec<(String, u64, u64)> {
+        let mut rows = Vec::new();
+        for (name, program) in self.ebpf.programs() {
+            if let Ok(info) = program.info() {
+                rows.push((
+                    name.to_owned(),
+                    info.run_count(),
+                    u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+                ));
+            }
+        }
+        rows.sort();
+        rows
+    }
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError>
+where
+    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| LoadError::Map { map: name, reason: "not in the object".to_owned() })?;
+    T::try_from(map).map_err(|error| LoadError::Map { map: name, reason: shorten(&error) })
+}
+
+fn fill(
+    queue: &mut Queue<MapData, u32>,
+    name: &'static str,
+    slots: std::ops::Range<u32>,
+) -> Result<(), LoadError> {
+    for slot in slots {
+        queue
+            .push(slot, 0)
+            .map_err(|error| LoadError::Map { map: name, reason: shorten(&error) })?;
+    }
+    Ok(())
+}
+
+fn mapped<T: pod::Plain>(
+    ebpf: &Ebpf,
+    name: &'static str,
+    stride: usize,
+    len: u32,
+) -> Result<MappedArray<T>, LoadError> {
+    let failed = |reason| LoadError::Map { map: name, reason };
+    let aya::maps::Map::Array(data) =
+        ebpf.map(name).ok_or_else(|| failed("not in the object".to_owned()))?
+    else {
+        return Err(failed("not an array".to_owned()));
+    };
+    let info = data.info().map_err(|error| failed(shorten(&error)))?;
+    if info.value_size() as usize != stride || info.max_entries() != len {
+        return Err(failed(format!(
+            "has {} values of {} bytes, not {len} of {stride}",
+            info.max_entries(),
+            info.value_size()
+        )));
+    }
+    MappedArray::new(data.fd(), stride, len).map_err(|error| failed(error.to_string()))
+}

@@ -1,1 +1,369 @@
 //! Raw stack copies to frames with names, files, lines and owners.
+//!
+//! May import `model` and the file system; nothing of the loader or the ingest. A process is
+//! looked at once ([`Symbolizer::observe`]) and what was seen is kept, so that stacks still
+//! resolve when its files are gone or it has ended. Invariants: registers, stack bytes, files and
+//! names come from traced processes and are never trusted; every cache is bounded; a stack that
+//! does not reach its root says why.
+//!
+//! Stages: [`unwind`] (registers and bytes to addresses), then by what is mapped there
+//! [`native`] (ELF) or [`perf_map`] with [`generated`] (code made at run time), then [`owner`].
+
+mod cache;
+mod generated;
+mod maps;
+mod module;
+mod native;
+mod owner;
+mod perf_map;
+mod process;
+mod unwind;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+use cache::Cache;
+use maps::Backing;
+use module::{FileId, Module};
+use native::NativeSymbols;
+use owner::Role;
+use process::Process;
+use unwind::{End, Walk};
+
+use crate::model::{Frame, FrameKind, Stack};
+
+/// Processes remembered; beyond, the one not asked about for longest is forgotten.
+const MAX_PROCESSES: usize = 4096;
+/// Files held open. Each takes a descriptor, and another once symbols were read from it.
+const MAX_MODULES: usize = 1024;
+/// Files held open that no remembered process uses: the next process of the same program starts
+/// with their symbols already read.
+const MAX_IDLE_MODULES: usize = 64;
+/// Half the number of resolved addresses remembered.
+const CACHED_ADDRESSES: usize = 16 << 10;
+/// Frames of a stack, inlined ones included.
+const MAX_FRAMES: usize = 1024;
+
+/// Functions that nothing of interest called, by full name: where threads, programs, goroutines
+/// and Go's own stacks begin.
+const ROOTS: [&str; 18] = [
+    "start_thread",
+    "clone",
+    "clone3",
+    "__clone",
+    "__clone3",
+    "_start",
+    "_start_c",
+    "__libc_start_main",
+    "__libc_start_main_impl",
+    "__libc_start_call_main",
+    "runtime.goexit",
+    "runtime.mcall",
+    "runtime.systemstack",
+    "runtime.morestack",
+    "runtime.mstart",
+    "runtime.rt0_go",
+    "runtime.asmcgocall",
+    "thread_start",
+];
+
+/// A copy of a stack as the kernel side took it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RawStack {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    pub ip: u64,
+    pub sp: u64,
+    pub bp: u64,
+    /// The registers are those at a function's first instruction or at a RET
+    /// ([`FLAG_BOUNDARY`](tracer_ebpf::stack::FLAG_BOUNDARY)).
+    pub boundary: bool,
+    /// Memory from `sp` up.
+    pub bytes: Vec<u8>,
+    /// Pending return probes: (address of the stack slot, the return address it held).
+    pub fixups: Vec<(u64, u64)>,
+}
+
+/// A resolved stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    pub stack: Stack,
+    /// The copied bytes ended before a frame of the application: a larger copy would tell more.
+    pub cut: bool,
+}
+
+/// What was lost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Lines of perf maps that were not understood or were too many.
+    pub perf_map_lines: u64,
+    /// Mapped files that could not be opened.
+    pub files: u64,
+}
+
+/// Resolves stacks. For one thread; its answers are owned.
+pub struct Symbolizer {
+    processes: HashMap<u32, Entry>,
+    modules: HashMap<FileId, (Rc<Module>, u64)>,
+    next_serial: u64,
+    /// Counts uses, to tell what was not used for longest.
+    clock: u64,
+    native: NativeSymbols,
+    resolved: Cache<(u64, Role, u64), Rc<[Frame]>>,
+    /// Losses of processes that were forgotten.
+    past_losses: Losses,
+}
+
+struct Entry {
+    process: Process,
+    used: u64,
+}
+
+impl Default for Symbolizer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Symbolizer {
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            processes: HashMap::new(),
+            modules: HashMap::new(),
+            next_serial: 0,
+            clock: 0,
+            native: NativeSymbols::new(),
+            resolved: Cache::new(CACHED_ADDRESSES),
+            past_losses: Losses::default(),
+        }
+    }
+
+    /// Looks at process `pid` and keeps its mappings and files, if it is not known yet. After an
+    /// exec, [`forget`](Self::forget) it first.
+    ///
+    /// # Errors
+    ///
+    /// When the process is gone or may not be looked at.
+    pub fn observe(&mut self, pid: u32) -> io::Result<()> {
+        self.clock += 1;
+        if let Some(entry) = self.processes.get_mut(&pid) {
+            entry.used = self.clock;
+            return Ok(());
+        }
+        if self.processes.len() >= MAX_PROCESSES
+            && let Some(oldest) =
+                self.processes.iter().min_by_key(|(_, entry)| entry.used).map(|(&pid, _)| pid)
+        {
+            self.forget(oldest);
+        }
+        let process = Process::observe(
+            pid,
+            &mut opener(&mut self.modules, &mut self.next_serial, self.clock),
+        )?;
+        self.processes.insert(pid, Entry { process, used: self.clock });
+        self.trim();
+        Ok(())
+    }
+
+    /// Drops what is known of process `pid`: it has ended and no stack of it is of interest any
+    /// more, or it has replaced its image.
+    pub fn forget(&mut self, pid: u32) {
+        if let Some(entry) = self.processes.remove(&pid) {
+            add(&mut self.past_losses, entry.process.losses());
+            drop(entry);
+            self.trim();
+        }
+    }
+
+    /// What was lost so far.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        let mut losses = self.past_losses;
+        self.processes.values().for_each(|entry| add(&mut losses, entry.process.losses()));
+        losses
+    }
+
+    /// Resolves a stack. Never fails: what cannot be known is said in the result.
+    pub fn resolve(&mut self, raw: &RawStack) -> Resolved {
+        if self.observe(raw.pid).is_err() {
+            return truncated("the process ended before its code could be looked at".to_owned());
+        }
+        if raw.bytes.is_empty() {
+            return truncated("no stack was copied".to_owned());
+        }
+        let Some(entry) = self.processes.get_mut(&raw.pid) else {
+            return truncated("the process is not known".to_owned());
+        };
+        let process = &mut entry.process;
+        process.drop_changed();
+        let mut walk = process.walk(raw);
+        // Code may have been loaded or made since.
+        if !process.knows(raw, &walk) {
+            let mut open = opener(&mut self.modules, &mut self.next_serial, self.clock);
+            if process.refresh(&mut open) {
+                walk = process.walk(raw);
+            }
+        }
+        let mut frames: Vec<Frame> = Vec::new();
+        for address in &walk.addresses {
+            let lookup = address.lookup();
+            let Some((index, map)) = process.maps.code_at(lookup) else {
+                frames.push(unknown(None));
+                continue;
+            };
+            let code = process.code.get(index).and_then(Option::as_ref);
+            match (code, &map.backing) {
+                (Some(code), _) if code.module.elf.is_some() => {
+                    let role = code.owner.role();
+                    let address = code.bias.map(|bias| lookup.wrapping_sub(bias));
+                    let key = (code.module.serial, role, address.unwrap_or(u64::MAX));
+                    let resolved = self.resolved.get(&key).unwrap_or_else(|| {
+                        let found = address
+                            .map(|at| native(&mut self.native, code, at))
+                            .unwrap_or_default();
+                        let found = if found.is_empty() {
+                            [unknown(Some(code.owner.name.clone()))].into()
+                        } else {
+                            Rc::from(found)
+                        };
+                        self.resolved.insert(key, Rc::clone(&found));
+                        found
+                    });
+                    frames.extend(resolved.iter().cloned());
+                }
+                (None, Backing::File { path, .. }) => {
+                    let module = owner::NativeModule::new(path, false, false).name;
+                    frames.push(unknown(Some(module)));
+                }
+                (None, Backing::Kernel) => frames.push(unknown(Some("[vdso]".to_owned()))),
+                _ => {
+                    let named = process.perf_map().and_then(|map| map.frame_at(lookup));
+                    frames.push(named.unwrap_or_else(|| unknown(None)));
+                }
+            }
+        }
+        finish(raw, &walk, frames)
+    }
+
+    /// Closes files that no process uses, down to [`MAX_IDLE_MODULES`].
+    fn trim(&mut self) {
+        let mut idle: Vec<(u64, FileId)> = self
+            .modules
+            .iter()
+            .filter(|(_, (module, _))| Rc::strong_count(module) == 1)
+            .map(|(&id, (_, used))| (*used, id))
+            .collect();
+        idle.sort_unstable_by_key(|(used, _)| *used);
+        for (_, id) in idle.iter().take(idle.len().saturating_sub(MAX_IDLE_MODULES)) {
+            if let Some((module, _)) = self.modules.remove(id) {
+                self.native.forget(&module);
+            }
+        }
+    }
+}
+
+/// Opens files, each only once.
+fn opener<'a>(
+    modules: &'a mut HashMap<FileId, (Rc<Module>, u64)>,
+    next_serial: &'a mut u64,
+    clock: u64,
+) -> impl FnMut(&Path, Option<u64>) -> Option<Rc<Module>> + 'a {
+    move |path, inode| {
+        let opened = Module::open(path, inode, *next_serial)?;
+        let full = modules.len() >= MAX_MODULES;
+        match modules.get_mut(&opened.id()) {
+            Some((module, used)) => {
+                *used = clock;
+                Some(Rc::clone(module))
+            }
+            None if full => None,
+            None => {
+                *next_serial += 1;
+                let module = Rc::new(opened);
+                modules.insert(module.id(), (Rc::clone(&module), clock));
+                Some(module)
+            }
+        }
+    }
+}
+
+/// The frames at `address` of the addresses of `code`'s file.
+fn native(symbols: &mut NativeSymbols, code: &process::Code, address: u64) -> Vec<Frame> {
+    let is_go = code.module.elf.as_ref().is_some_and(|elf| elf.is_go);
+    symbols
+        .at(&code.module, address)
+        .into_iter()
+        .map(|located| {
+            let symbol = located.symbol;
+            let file = symbol.file.as_deref();
+            let kind = if is_go {
+                owner::go(&symbol.function, file)
+            } else {
+                owner::native(code.owner.role(), &symbol.function, file)
+            };
+            Frame {
+                symbol: Some(symbol),
+                module: Some(code.owner.name.clone()),
+                kind,
+                inlined: located.inlined,
+            }
+        })
+        .collect()
+}
+
+fn unknown(module: Option<String>) -> Frame {
+    Frame { symbol: None, module, kind: FrameKind::Unknown, inlined: false }
+}
+
+fn truncated(reason: String) -> Resolved {
+    Resolved { stack: Stack { frames: Vec::new(), truncated: Some(reason) }, cut: false }
+}
+
+/// In a program whose own code has debug information, a function that has none was linked in: a
+/// static C library, the C `main` that the Rust compiler writes.
+fn disown_without_source(frames: &mut [Frame]) {
+    let has_source = |frame: &Frame| frame.symbol.as_ref().is_some_and(|s| s.file.is_some());
+    let is_own = |frame: &Frame| frame.kind == FrameKind::App && frame.module.is_some();
+    if !frames.iter().any(|frame| is_own(frame) && has_source(frame)) {
+        return;
+    }
+    for frame in frames.iter_mut().filter(|frame| is_own(frame) && !has_source(frame)) {
+        frame.kind = FrameKind::Library;
+    }
+}
+
+/// Says how the stack ended.
+fn finish(raw: &RawStack, walk: &Walk, mut frames: Vec<Frame>) -> Resolved {
+    let ends_in_root = frames
+        .last()
+        .and_then(|frame| frame.symbol.as_ref())
+        .is_some_and(|symbol| ROOTS.contains(&symbol.function.as_str()));
+    let ends_in_generated_code = frames.last().is_some_and(|frame| frame.module.is_none());
+    let reason = match walk.end {
+        _ if frames.len() > MAX_FRAMES => Some(format!("more than {MAX_FRAMES} frames")),
+        _ if ends_in_root => None,
+        End::Root => None,
+        End::ChainEnded if ends_in_generated_code => {
+            Some("the chain of frame pointers ends in generated code".to_owned())
+        }
+        End::ChainEnded => Some("the chain of frame pointers ends here".to_owned()),
+        End::CopyTooSmall => Some(format!("only {} bytes of stack were copied", raw.bytes.len())),
+        End::OffStack => Some("the next frame is not on the stack".to_owned()),
+        End::NotCode(address) => Some(format!("return address {address:#x} is not code")),
+        End::HiddenByProbe => Some("a return probe hides the caller".to_owned()),
+        End::TooDeep => Some(format!("deeper than {} calls", unwind::MAX_DEPTH)),
+    };
+    frames.truncate(MAX_FRAMES);
+    disown_without_source(&mut frames);
+    let has_app = frames.iter().any(|frame| frame.kind == FrameKind::App);
+    let cut = reason.is_some() && walk.end == End::CopyTooSmall && !has_app;
+    Resolved { stack: Stack { frames, truncated: reason }, cut }
+}
+
+fn add(losses: &mut Losses, more: Losses) {
+    losses.perf_map_lines += more.perf_map_lines;
+    losses.files += more.files;
+}

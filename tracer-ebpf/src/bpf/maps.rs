@@ -1,0 +1,89 @@
+//! Every map, with its bound and what a full one means. No logic.
+//!
+//! May import aya-ebpf and the contract.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
+};
+use tracer_ebpf::{
+    config::{Config, Process},
+    conn::Conn,
+    drops::DropReason,
+    limits::{
+        MAX_CHECKOUTS, MAX_CONNECTIONS, MAX_DESCRIPTORS, MAX_PROBES, MAX_PROCESSES, RING_BYTES,
+    },
+    probe::ProbeSpec,
+    stack::{CLASS_BYTES, CLASS_SLOTS, StackHeader},
+};
+
+/// A stack slot of a class.
+#[repr(C)]
+pub struct StackSlot<const BYTES: usize> {
+    pub header: StackHeader,
+    pub bytes: [u8; BYTES],
+}
+
+/// A pool handle of a process.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct HandleKey {
+    pub tgid: u64,
+    pub identity: u64,
+}
+
+/// Written once by user space before anything is attached.
+#[map]
+pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+
+/// Connections, read by user space through a memory mapping. Slots come from `FREE_CONNS`.
+#[map]
+pub static CONNS: Array<Conn> = Array::with_max_entries(MAX_CONNECTIONS, BPF_F_MMAPABLE);
+
+/// Free slots of `CONNS`, filled by user space. Empty: `NoConnectionSlot`.
+#[map]
+pub static FREE_CONNS: Queue<u32> = Queue::with_max_entries(MAX_CONNECTIONS, 0);
+
+/// (tgid << 32 | fd) to connection id. Full: `DescriptorMapFull`.
+#[map]
+pub static FDS: HashMap<u64, u64> = HashMap::with_max_entries(MAX_DESCRIPTORS, 0);
+
+/// Per-process settings by tgid. Full: `ProcessMapFull`.
+#[map]
+pub static PROCS: HashMap<u32, Process> = HashMap::with_max_entries(MAX_PROCESSES, 0);
+
+/// Pool handles to connection ids. Full: `CheckoutMapFull`.
+#[map]
+pub static CHECKOUTS: HashMap<HandleKey, u64> = HashMap::with_max_entries(MAX_CHECKOUTS, 0);
+
+/// Stack slots by class, read by user space through memory mappings.
+#[map]
+pub static STACKS_0: Array<StackSlot<{ CLASS_BYTES[0] as usize }>> =
+    Array::with_max_entries(CLASS_SLOTS[0], BPF_F_MMAPABLE);
+#[map]
+pub static STACKS_1: Array<StackSlot<{ CLASS_BYTES[1] as usize }>> =
+    Array::with_max_entries(CLASS_SLOTS[1], BPF_F_MMAPABLE);
+#[map]
+pub static STACKS_2: Array<StackSlot<{ CLASS_BYTES[2] as usize }>> =
+    Array::with_max_entries(CLASS_SLOTS[2], BPF_F_MMAPABLE);
+
+/// Free stack slots by class, filled by user space. Empty: `NoStackSlot`.
+#[map]
+pub static FREE_STACKS_0: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[0], 0);
+#[map]
+pub static FREE_STACKS_1: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[1], 0);
+#[map]
+pub static FREE_STACKS_2: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[2], 0);
+
+/// Rare events. Full: `RingFull`.
+#[map]
+pub static RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// Counters by `DropReason`.
+#[map]
+pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::COUNT, 0);
+
+/// What probe program `n` does.
+#[map]
+pub static PROBES: Array<ProbeSpec> = Array::with_max_entries(MAX_PROBES as u32, 0);

@@ -1,0 +1,137 @@
+//! Reading user and kernel memory, and the wire walker's view of a connection.
+//!
+//! May import the maps, `count` and the contract. Invariants: reads only; a failed read is
+//! counted where it loses evidence.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::helpers::generated::{
+    bpf_probe_read_kernel, bpf_probe_read_user, bpf_probe_read_user_str,
+};
+use tracer_ebpf::{
+    conn::Conn,
+    drops::DropReason,
+    limits::{STARTUP_BYTES, STATEMENT_BYTES},
+    statement::{PREFIX_BYTES, classify},
+    wire::{Memory, NAME_BYTES, Wire, name_key},
+};
+
+use super::count::count;
+
+/// Reads a plain value from user memory.
+#[inline(always)]
+pub fn user<T: Copy>(address: u64) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes exactly `size_of::<T>()` bytes to a local of that size; `T` is
+    // only instantiated with plain integers and byte arrays, for which any bytes are valid.
+    unsafe {
+        let failed = bpf_probe_read_user(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            address as *const _,
+        );
+        if failed == 0 { Some(value.assume_init()) } else { None }
+    }
+}
+
+/// Reads a plain value from kernel memory.
+#[inline(always)]
+pub fn kernel<T: Copy>(address: u64) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: as in `user`; a bad kernel address makes the helper fail, not fault.
+    unsafe {
+        let failed = bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            address as *const _,
+        );
+        if failed == 0 { Some(value.assume_init()) } else { None }
+    }
+}
+
+/// The memory of the process that owns the current system call, for one connection.
+pub struct ConnMemory {
+    pub conn: *mut Conn,
+}
+
+impl Memory for ConnMemory {
+    #[inline(always)]
+    fn read<const N: usize>(&mut self, address: u64) -> Option<[u8; N]> {
+        let bytes = user::<[u8; N]>(address);
+        if bytes.is_none() {
+            count(DropReason::UserReadFailed);
+        }
+        bytes
+    }
+
+    #[inline(always)]
+    fn name(&mut self, wire: &mut Wire, address: u64, max: u32) {
+        read_name(wire, address, u64::from(max));
+    }
+
+    #[inline(always)]
+    fn keep_statement(&mut self, address: u64, max: u32) -> u32 {
+        keep_statement(self.conn, address, u64::from(max))
+    }
+
+    #[inline(always)]
+    fn keep_startup(&mut self, address: u64, max: u32) {
+        let size = if max >= STARTUP_BYTES as u32 { STARTUP_BYTES as u32 - 1 } else { max };
+        // SAFETY: `conn` is a live map value; at most 255 of the 256 bytes of its startup field
+        // are written.
+        unsafe {
+            let failed = bpf_probe_read_user(
+                (&raw mut (*self.conn).startup).cast(),
+                size & (STARTUP_BYTES as u32 - 1),
+                address as *const _,
+            );
+            if failed == 0 {
+                (*self.conn).startup_len = size;
+            } else {
+                count(DropReason::UserReadFailed);
+            }
+        }
+    }
+}
+
+/// Reads a name's key and length into the connection. A function of its own, with its own stack
+/// frame: a frame has 512 bytes.
+#[inline(never)]
+fn read_name(wire: &mut Wire, address: u64, max: u64) {
+    let mut name = [0u8; NAME_BYTES];
+    // The mask bounds the size for the verifier; a name has at most 63 bytes (`NAMEDATALEN`).
+    let size = if max >= NAME_BYTES as u64 { NAME_BYTES as u64 - 1 } else { max };
+    // SAFETY: at most 63 of the 64 bytes of the local are written.
+    let len = unsafe {
+        bpf_probe_read_user_str(
+            name.as_mut_ptr().cast(),
+            size as u32 & (NAME_BYTES as u32 - 1),
+            address as *const _,
+        )
+    };
+    wire.name_key = name_key(&name);
+    wire.name_len = if len <= 0 { 0 } else { len as u32 };
+}
+
+/// Keeps a statement's text; returns its marks. A function of its own for its stack frame.
+#[inline(never)]
+fn keep_statement(conn: *mut Conn, address: u64, max: u64) -> u32 {
+    let size = if max >= STATEMENT_BYTES as u64 { STATEMENT_BYTES as u64 - 1 } else { max };
+    // SAFETY: `conn` is a live map value; at most 127 of the 128 bytes of its statement are
+    // written, and the prefix is read back from the same field.
+    unsafe {
+        let len = bpf_probe_read_user_str(
+            (&raw mut (*conn).statement).cast(),
+            size as u32 & (STATEMENT_BYTES as u32 - 1),
+            address as *const _,
+        );
+        if len <= 0 {
+            count(DropReason::UserReadFailed);
+            (*conn).statement_len = 0;
+            return 0;
+        }
+        // The string's NUL is not part of the text.
+        (*conn).statement_len = len as u32 - 1;
+        classify(&*(&raw const (*conn).statement).cast::<[u8; PREFIX_BYTES]>())
+    }
+}

@@ -1,0 +1,197 @@
+//! Pool probes: one body, driven by data, behind numbered programs.
+//!
+//! Program `n` reads entry `n` of `PROBES`. The number is fixed at compile time because kernels
+//! before 5.15 have no attach cookie. Attached at RETs and entries only: a uretprobe would rewrite
+//! return addresses, which kills Go programs when their stacks move.
+//!
+//! May import everything in `bpf` but the other programs.
+
+use aya_ebpf::{
+    bindings::pt_regs, helpers::bpf_get_current_pid_tgid, macros::uprobe, programs::ProbeContext,
+};
+use tracer_ebpf::{
+    config::PROC_WATCHED,
+    conn::{FLAG_DRIVER, FLAG_EOF},
+    drops::DropReason,
+    limits::MAX_PROBES,
+    probe::{
+        ACTION_ACQUIRE, ACTION_CONNECT, ACTION_FORGET, ACTION_NONE, Chain, MAX_CHAIN_STEPS,
+        MAX_CHAINS, ProbeSpec, REG_RAX, REG_RBX, REG_RCX, REG_RDI, REG_RDX, REG_RSI,
+    },
+    stack::{FLAG_BOUNDARY, KIND_ACQUIRE},
+};
+
+use super::{
+    count::{count, now},
+    maps::{CHECKOUTS, CONFIG, FDS, HandleKey, PROBES, PROCS},
+    memory::user,
+    sockets::{conn_of, fd_key},
+    stacks::{self, Site},
+};
+
+/// The value of a register the specification names. All are loaded, each at its constant offset:
+/// the verifier refuses a context access whose offset was computed.
+#[inline(always)]
+fn register(regs: *const pt_regs, register: u8) -> u64 {
+    // SAFETY: `regs` is the uprobe's context, readable as a whole.
+    let (rax, rbx, rcx, rdx, rdi, rsi) = unsafe {
+        (
+            (&raw const (*regs).rax).read_volatile(),
+            (&raw const (*regs).rbx).read_volatile(),
+            (&raw const (*regs).rcx).read_volatile(),
+            (&raw const (*regs).rdx).read_volatile(),
+            (&raw const (*regs).rdi).read_volatile(),
+            (&raw const (*regs).rsi).read_volatile(),
+        )
+    };
+    match register {
+        REG_RAX => rax,
+        REG_RBX => rbx,
+        REG_RCX => rcx,
+        REG_RDX => rdx,
+        REG_RDI => rdi,
+        REG_RSI => rsi,
+        _ => 0,
+    }
+}
+
+/// Follows one chain to a tracked descriptor of the process.
+#[inline(always)]
+fn follow(chain: &Chain, tgid: u32, identity: u64) -> Option<u64> {
+    let mut at = identity;
+    for step in 0..MAX_CHAIN_STEPS {
+        let address = at.wrapping_add(chain.offsets[step] as i64 as u64);
+        if step as u32 + 1 >= chain.len {
+            let fd = user::<i32>(address)?;
+            // SAFETY: no other reference to this value is held.
+            return unsafe { FDS.get(fd_key(tgid, fd as u32 as u64)) }.copied();
+        }
+        at = user::<u64>(address)?;
+        if at == 0 {
+            return None;
+        }
+    }
+    None
+}
+
+/// Joins a handle to a connection by the first chain that ends at a tracked descriptor.
+#[inline(always)]
+fn join(spec: &ProbeSpec, tgid: u32, identity: u64) -> Option<u64> {
+    for index in 0..MAX_CHAINS {
+        if index as u32 >= u32::from(spec.chain_count) {
+            break;
+        }
+        if let Some(id) = follow(&spec.chains[index], tgid, identity) {
+            return Some(id);
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn on_probe(ctx: &ProbeContext, index: u32) {
+    let Some(spec) = PROBES.get(index) else { return };
+    if spec.action == ACTION_NONE {
+        return;
+    }
+    let regs: *const pt_regs = ctx.regs;
+    let mut identity = register(regs, spec.register);
+    if identity == 0 {
+        return;
+    }
+    if spec.derefs != 0 {
+        identity = match user::<u64>(identity.wrapping_add(spec.deref_offset as i64 as u64)) {
+            Some(identity) if identity != 0 => identity,
+            _ => return,
+        };
+    }
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let tgid = (pid_tgid >> 32) as u32;
+    let key = HandleKey { tgid: u64::from(tgid), identity };
+    // SAFETY: no other reference to this value is held.
+    let known = unsafe { CHECKOUTS.get(key) }.copied();
+    let joined = known.and_then(|id| conn_of(id).map(|conn| (id, conn)));
+    let at = now();
+    if spec.action != ACTION_ACQUIRE && spec.action != ACTION_CONNECT {
+        if let Some((_, conn)) = joined {
+            // SAFETY: a live map value.
+            unsafe {
+                if (*conn).handle == identity {
+                    (*conn).held = 0;
+                    (*conn).released_at = at;
+                }
+            }
+        }
+        if spec.action == ACTION_FORGET && known.is_some() {
+            // Missing is fine: another thread may have been first.
+            let _missing = CHECKOUTS.remove(key);
+        }
+        return;
+    }
+    let (id, conn) = match joined {
+        Some(joined) => joined,
+        None => {
+            let Some(config) = CONFIG.get(0) else { return };
+            if config.only_marked != 0
+                // SAFETY: no other reference to this value is held.
+                && unsafe { PROCS.get(tgid) }.is_none_or(|process| process.flags & PROC_WATCHED == 0)
+            {
+                return;
+            }
+            let Some(id) = join(spec, tgid, identity) else {
+                count(DropReason::CheckoutUnjoined);
+                return;
+            };
+            if CHECKOUTS.insert(key, id, 0).is_err() {
+                count(DropReason::CheckoutMapFull);
+            }
+            let Some(conn) = conn_of(id) else { return };
+            (id, conn)
+        }
+    };
+    // SAFETY: a live map value; `regs` as in `register`.
+    let site = unsafe {
+        (*conn).pool = spec.pool;
+        (*conn).handle = identity;
+        (*conn).held = 1;
+        (*conn).acquired_at = at;
+        (*conn).acquire_tid = pid_tgid as u32;
+        (*conn).checkouts += 1;
+        if spec.action == ACTION_CONNECT {
+            (*conn).flags = ((*conn).flags | FLAG_DRIVER) & !FLAG_EOF;
+            return;
+        }
+        Site {
+            at,
+            conn: id,
+            pid_tgid,
+            ip: (*regs).rip,
+            sp: (*regs).rsp,
+            bp: (*regs).rbp,
+            g: (*regs).r14,
+            flags: FLAG_BOUNDARY,
+        }
+    };
+    stacks::copy(conn, KIND_ACQUIRE, &site);
+}
+
+macro_rules! programs {
+    ($($name:ident = $index:literal),+ $(,)?) => {
+        $(
+            /// A pool probe.
+            #[uprobe]
+            pub fn $name(ctx: ProbeContext) -> u32 {
+                on_probe(&ctx, $index);
+                0
+            }
+        )+
+        const _: () = assert!([$($index),+].len() == MAX_PROBES);
+    };
+}
+
+programs! {
+    probe_0 = 0, probe_1 = 1, probe_2 = 2, probe_3 = 3, probe_4 = 4, probe_5 = 5,
+    probe_6 = 6, probe_7 = 7, probe_8 = 8, probe_9 = 9, probe_10 = 10, probe_11 = 11,
+    probe_12 = 12, probe_13 = 13, probe_14 = 14, probe_15 = 15, probe_16 = 16, probe_17 = 17,
+    probe_18 = 18, probe_19 = 19, probe_20 = 20, probe_21 = 21, probe_22 = 22, probe_23 = 23,
+}

@@ -1,0 +1,325 @@
+//! Opening, duplicating and closing: which descriptor is which connection.
+//!
+//! May import the maps, `count`, `memory`, `stacks` and the contract. Invariant: a descriptor maps
+//! to a connection only between an open (or dup) and its close; whether the connection itself is
+//! still alive is user space's to say, which sees all holders.
+
+use aya_ebpf::{bindings::pt_regs, helpers::generated::bpf_get_current_task};
+use tracer_ebpf::{
+    config::{Config, PROC_CONNECTED, PROC_WATCHED, Process},
+    conn::{
+        AF_INET, AF_INET6, AF_UNIX, Conn, FLAG_CONNECTING, conn_generation, conn_id, conn_slot,
+    },
+    drops::DropReason,
+    record::{CLOSE, CLOSE_RANGE, DUP, OPEN, Record},
+    stack::{KIND_OPEN, KINDS},
+    wire::Wire,
+};
+
+use super::{
+    count::{count, emit, now},
+    maps::{CONFIG, CONNS, FDS, FREE_CONNS, PROCS},
+    memory::{kernel, user},
+    stacks::{self, Site},
+};
+
+const EINPROGRESS: i64 = -115;
+const EISCONN: i64 = -106;
+const SOCK_STREAM: i16 = 1;
+
+/// Key of the descriptor map.
+#[inline(always)]
+pub fn fd_key(tgid: u32, fd: u64) -> u64 {
+    (u64::from(tgid) << 32) | (fd & 0xffff_ffff)
+}
+
+/// The live connection with this id.
+#[inline(always)]
+pub fn conn_of(id: u64) -> Option<*mut Conn> {
+    let conn = CONNS.get_ptr_mut(conn_slot(id))?;
+    // SAFETY: a live map value.
+    (unsafe { (*conn).generation } == conn_generation(id)).then_some(conn)
+}
+
+/// What the kernel knows of a socket.
+struct Socket {
+    stream: bool,
+    inode: u64,
+    local_port: u16,
+    netns: u32,
+}
+
+/// current -> files -> fdt -> fd[n] -> file -> socket -> sock.
+#[inline(always)]
+fn socket(config: &Config, fd: u64) -> Option<Socket> {
+    let off = &config.off;
+    // SAFETY: the helper has no precondition.
+    let task = unsafe { bpf_get_current_task() };
+    let files = kernel::<u64>(task + u64::from(off.task_files))?;
+    let fdt = kernel::<u64>(files + u64::from(off.files_fdt))?;
+    let max = kernel::<u32>(fdt + u64::from(off.fdt_max_fds))?;
+    if fd >= u64::from(max) {
+        return None;
+    }
+    let table = kernel::<u64>(fdt + u64::from(off.fdt_fd))?;
+    let file = kernel::<u64>(table + fd * 8)?;
+    let socket = kernel::<u64>(file + u64::from(off.file_private_data))?;
+    let kind = kernel::<i16>(socket + u64::from(off.socket_type))?;
+    let inode = kernel::<u64>(file + u64::from(off.file_inode))?;
+    let inode = kernel::<u64>(inode + u64::from(off.inode_ino))?;
+    let sock = kernel::<u64>(socket + u64::from(off.socket_sk))?;
+    let local_port = kernel::<u16>(sock + u64::from(off.sock_num))?;
+    let net = kernel::<u64>(sock + u64::from(off.sock_net))?;
+    let netns = kernel::<u32>(net + u64::from(off.net_inum))?;
+    Some(Socket { stream: kind == SOCK_STREAM, inode, local_port, netns })
+}
+
+/// The peer that `connect` named, when it is a watched one.
+struct Target {
+    family: u16,
+    port: u16,
+    addr: [u8; 16],
+}
+
+#[inline(always)]
+fn is_watched_port(config: &Config, port: u16) -> bool {
+    let mut found = false;
+    for watched in &config.ports {
+        if *watched != 0 && *watched == port {
+            found = true;
+        }
+    }
+    found
+}
+
+#[inline(always)]
+fn target(config: &Config, address: u64, len: u64) -> Option<Target> {
+    let family = user::<u16>(address)?;
+    let mut addr = [0u8; 16];
+    if family == AF_INET {
+        let port = u16::from_be(user::<u16>(address + 2)?);
+        if !is_watched_port(config, port) {
+            return None;
+        }
+        let v4 = user::<[u8; 4]>(address + 4)?;
+        addr[0] = v4[0];
+        addr[1] = v4[1];
+        addr[2] = v4[2];
+        addr[3] = v4[3];
+        return Some(Target { family, port, addr });
+    }
+    if family == AF_INET6 {
+        let port = u16::from_be(user::<u16>(address + 2)?);
+        if !is_watched_port(config, port) {
+            return None;
+        }
+        return Some(Target { family, port, addr: user::<[u8; 16]>(address + 8)? });
+    }
+    if family == AF_UNIX {
+        let port = unix_port(address + 2, len)?;
+        if config.any_unix_port == 0 && !is_watched_port(config, port) {
+            return None;
+        }
+        return Some(Target { family, port, addr });
+    }
+    None
+}
+
+/// The number in a path that ends with `.s.PGSQL.N`.
+#[inline(always)]
+fn unix_port(path: u64, len: u64) -> Option<u16> {
+    // `struct sockaddr_un`: two bytes of family, then at most 108 of path, whose NUL may or may
+    // not be counted in the length.
+    if !(13..=110).contains(&len) {
+        return None;
+    }
+    let mut end = path + len - 2;
+    if user::<u8>(end - 1)? == 0 {
+        end -= 1;
+    }
+    // The digits, from the last one; the byte before them is the dot of the name.
+    let mut port = 0u32;
+    let mut scale = 1u32;
+    for _ in 0..5 {
+        let digit = user::<u8>(end - 1)?.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        port += u32::from(digit) * scale;
+        scale *= 10;
+        end -= 1;
+    }
+    let name = user::<[u8; 9]>(end - 9)?;
+    (end >= path + 9 && name == *b".s.PGSQL." && port <= 0xffff).then_some(port as u16)
+}
+
+/// `connect(fd, address, length)` returned. A function of its own for its stack frame.
+#[inline(never)]
+pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
+    if ret != 0 && ret != EINPROGRESS && ret != EISCONN {
+        return;
+    }
+    let tgid = (pid_tgid >> 32) as u32;
+    let Some(config) = CONFIG.get(0) else { return };
+    if tgid == config.own_tgid {
+        return;
+    }
+    // SAFETY: `regs` is the trusted argument of the tracepoint.
+    let (fd, address, len) = unsafe { ((*regs).rdi, (*regs).rsi, (*regs).rdx) };
+    let Some(target) = target(config, address, len) else { return };
+    // SAFETY: no other reference to this value is held.
+    let (process_flags, stack_class) = match unsafe { PROCS.get(tgid) } {
+        Some(process) => (process.flags, process.stack_class),
+        None => (0, 0),
+    };
+    if config.only_marked != 0 && process_flags & PROC_WATCHED == 0 {
+        return;
+    }
+    let Some(socket) = socket(config, fd) else {
+        count(DropReason::KernelReadFailed);
+        return;
+    };
+    if !socket.stream {
+        // Address selection connects datagram sockets to learn a route (RFC 6724).
+        return;
+    }
+    let key = fd_key(tgid, fd);
+    // SAFETY: no other reference to this value is held.
+    if let Some(id) = unsafe { FDS.get(key) }.copied()
+        && let Some(conn) = conn_of(id)
+    {
+        // SAFETY: a live map value.
+        unsafe {
+            if (*conn).inode == socket.inode {
+                // The client asks again whether its connect is done.
+                if ret != EINPROGRESS {
+                    (*conn).flags &= !FLAG_CONNECTING;
+                }
+                return;
+            }
+        }
+        forget_fd(tgid, fd, id);
+    }
+    if ret == EISCONN {
+        return;
+    }
+    let slot = match FREE_CONNS.pop() {
+        Ok(Some(slot)) => slot,
+        _ => {
+            count(DropReason::NoConnectionSlot);
+            return;
+        }
+    };
+    let Some(conn) = CONNS.get_ptr_mut(slot) else {
+        count(DropReason::NoConnectionSlot);
+        return;
+    };
+    let at = now();
+    // SAFETY: a live map value, owned by this program since the pop.
+    let id = unsafe {
+        let epoch = (*conn).epoch.wrapping_add(1) | u32::from((*conn).epoch == u32::MAX);
+        (*conn).epoch = epoch;
+        (*conn).tgid = tgid;
+        (*conn).tid = pid_tgid as u32;
+        (*conn).fd = fd as i32;
+        (*conn).opened_at = at;
+        (*conn).inode = socket.inode;
+        (*conn).netns = socket.netns;
+        (*conn).flags = if ret == EINPROGRESS { FLAG_CONNECTING } else { 0 };
+        (*conn).family = target.family;
+        (*conn).peer_port = target.port;
+        (*conn).local_port = if target.family == AF_UNIX { 0 } else { socket.local_port };
+        (*conn).peer_addr = target.addr;
+        (*conn).pool = 0;
+        (*conn).held = 0;
+        (*conn).checkouts = 0;
+        (*conn).handle = 0;
+        (*conn).acquired_at = 0;
+        (*conn).released_at = 0;
+        (*conn).acquire_tid = 0;
+        (*conn).stacks = [0; KINDS];
+        (*conn).stack_class = stack_class;
+        (*conn).wire = Wire::default();
+        (*conn).startup_len = 0;
+        (*conn).statement_len = 0;
+        (*conn).generation = epoch;
+        conn_id(slot, epoch)
+    };
+    if FDS.insert(key, id, 0).is_err() {
+        count(DropReason::DescriptorMapFull);
+    }
+    // SAFETY: `regs` as above.
+    let site = unsafe {
+        Site {
+            at,
+            conn: id,
+            pid_tgid,
+            ip: (*regs).rip,
+            sp: (*regs).rsp,
+            bp: (*regs).rbp,
+            g: (*regs).r14,
+            flags: 0,
+        }
+    };
+    stacks::copy(conn, KIND_OPEN, &site);
+    let known = process_flags & PROC_CONNECTED != 0;
+    if !known {
+        let process = Process { flags: PROC_CONNECTED | process_flags, stack_class };
+        if PROCS.insert(tgid, process, 0).is_err() {
+            count(DropReason::ProcessMapFull);
+        }
+    }
+    emit(Record { kind: OPEN, tgid, at, a: fd, b: 0, id }, !known);
+}
+
+/// A descriptor no longer refers to its connection.
+#[inline(always)]
+pub fn forget_fd(tgid: u32, fd: u64, id: u64) {
+    // Missing is fine: user space may have removed it with its process.
+    let _missing = FDS.remove(fd_key(tgid, fd));
+    emit(Record { kind: CLOSE, tgid, at: now(), a: fd, b: 0, id }, false);
+}
+
+/// `close(fd)` returned. The descriptor is gone even on an error (Linux frees it first), except
+/// on EBADF, where there was none.
+#[inline(always)]
+pub fn on_close(tgid: u32, fd: u64) {
+    // SAFETY: no other reference to this value is held.
+    if let Some(id) = unsafe { FDS.get(fd_key(tgid, fd)) }.copied() {
+        forget_fd(tgid, fd, id);
+    }
+}
+
+/// `dup`, `dup2`, `dup3` or `fcntl(F_DUPFD)` returned the new descriptor `new`.
+#[inline(always)]
+pub fn on_dup(tgid: u32, old: u64, new: i64) {
+    if new < 0 || new as u64 == old & 0xffff_ffff {
+        return;
+    }
+    let new = new as u64;
+    on_close(tgid, new);
+    // SAFETY: no other reference to this value is held.
+    let Some(id) = unsafe { FDS.get(fd_key(tgid, old)) }.copied() else { return };
+    if FDS.insert(fd_key(tgid, new), id, 0).is_err() {
+        count(DropReason::DescriptorMapFull);
+    }
+    emit(Record { kind: DUP, tgid, at: now(), a: old & 0xffff_ffff, b: new, id }, false);
+}
+
+/// `close_range(first, last, flags)` succeeded. The descriptors are removed by user space, which
+/// knows those of the process.
+#[inline(always)]
+pub fn on_close_range(tgid: u32, first: u64, last: u64, flags: u64) {
+    // SAFETY: the value is not used, only its presence.
+    if unsafe { PROCS.get(tgid) }.is_some() {
+        let record = Record {
+            kind: CLOSE_RANGE,
+            tgid,
+            at: now(),
+            a: first & 0xffff_ffff,
+            b: last & 0xffff_ffff,
+            id: flags & 0xffff_ffff,
+        };
+        emit(record, true);
+    }
+}

@@ -1,0 +1,202 @@
+//! Copies registers and raw stack into a connection's slot.
+//!
+//! May import the maps, `count`, `memory` and the contract. Invariants: the slot's sequence number
+//! is odd while it is written; bytes that could not be read are not counted in `len`.
+
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_user};
+use tracer_ebpf::{
+    config::Offsets,
+    conn::Conn,
+    drops::DropReason,
+    limits::MAX_FIXUPS,
+    stack::{CHUNK_BYTES, CLASS_BYTES, SlotRef, StackHeader},
+};
+
+use super::{
+    count::count,
+    maps::{CONFIG, FREE_STACKS_0, FREE_STACKS_1, FREE_STACKS_2, STACKS_0, STACKS_1, STACKS_2},
+    memory::kernel,
+};
+
+/// Where the stack is taken.
+#[derive(Clone, Copy)]
+pub struct Site {
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub at: u64,
+    pub conn: u64,
+    pub pid_tgid: u64,
+    pub ip: u64,
+    pub sp: u64,
+    pub bp: u64,
+    pub g: u64,
+    /// `FLAG_` bits of the contract's `stack` module.
+    pub flags: u32,
+}
+
+/// Copies the stack of `site` into the connection's slot of `kind`. A function of its own for its
+/// stack frame.
+#[inline(never)]
+pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
+    // SAFETY: `conn` is a live map value and `kind` a constant below `KINDS`.
+    let (packed, class) = unsafe { ((*conn).stacks[kind], (*conn).stack_class) };
+    let mut slot = SlotRef::unpack(packed);
+    if slot.is_none_or(|slot| slot.class < class) {
+        let Some(fresh) = take(class) else {
+            count(DropReason::NoStackSlot);
+            return;
+        };
+        if let Some(old) = slot {
+            give_back(old);
+        }
+        // SAFETY: as above.
+        unsafe { (*conn).stacks[kind] = fresh.pack() };
+        slot = Some(fresh);
+    }
+    let Some(slot) = slot else { return };
+    match slot.class {
+        0 => {
+            if let Some(slot) = STACKS_0.get_ptr_mut(slot.index) {
+                // SAFETY: a live map value, whose fields are plain bytes.
+                unsafe {
+                    fill::<1>(&raw mut (*slot).header, (&raw mut (*slot).bytes).cast(), site);
+                }
+            }
+        }
+        1 => {
+            if let Some(slot) = STACKS_1.get_ptr_mut(slot.index) {
+                // SAFETY: as above.
+                unsafe {
+                    fill::<4>(&raw mut (*slot).header, (&raw mut (*slot).bytes).cast(), site);
+                }
+            }
+        }
+        _ => {
+            if let Some(slot) = STACKS_2.get_ptr_mut(slot.index) {
+                // SAFETY: as above.
+                unsafe {
+                    fill::<12>(&raw mut (*slot).header, (&raw mut (*slot).bytes).cast(), site);
+                }
+            }
+        }
+    }
+}
+
+const _: () = assert!(CLASS_BYTES[0] == CHUNK_BYTES);
+const _: () = assert!(CLASS_BYTES[1] == 4 * CHUNK_BYTES);
+const _: () = assert!(CLASS_BYTES[2] == 12 * CHUNK_BYTES);
+
+/// A free slot of the class, or of the next smaller one that has one.
+#[inline(always)]
+fn take(class: u32) -> Option<SlotRef> {
+    if class >= 2
+        && let Ok(Some(index)) = FREE_STACKS_2.pop()
+    {
+        return Some(SlotRef { class: 2, index });
+    }
+    if class >= 1
+        && let Ok(Some(index)) = FREE_STACKS_1.pop()
+    {
+        return Some(SlotRef { class: 1, index });
+    }
+    match FREE_STACKS_0.pop() {
+        Ok(Some(index)) => Some(SlotRef { class: 0, index }),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn give_back(slot: SlotRef) {
+    let pushed = match slot.class {
+        0 => FREE_STACKS_0.push(slot.index, 0),
+        1 => FREE_STACKS_1.push(slot.index, 0),
+        _ => FREE_STACKS_2.push(slot.index, 0),
+    };
+    if pushed.is_err() {
+        count(DropReason::FreeListFull);
+    }
+}
+
+/// # Safety
+///
+/// `header` and `bytes` are the parts of one live stack slot with room for `CHUNKS` chunks.
+#[inline(always)]
+unsafe fn fill<const CHUNKS: u32>(header: *mut StackHeader, bytes: *mut u8, site: &Site) {
+    // SAFETY: by this function's contract; the helper fails rather than faults on bad addresses.
+    unsafe {
+        (*header).seq = (*header).seq.wrapping_add(1) | 1;
+        (*header).flags = site.flags;
+        (*header).conn = site.conn;
+        (*header).at = site.at;
+        (*header).tgid = (site.pid_tgid >> 32) as u32;
+        (*header).tid = site.pid_tgid as u32;
+        (*header).ip = site.ip;
+        (*header).sp = site.sp;
+        (*header).bp = site.bp;
+        (*header).g = site.g;
+        let mut len = 0u32;
+        let mut chunk = 0u32;
+        while chunk < CHUNKS {
+            let from = site.sp + u64::from(chunk * CHUNK_BYTES);
+            let into = bytes.add((chunk * CHUNK_BYTES) as usize);
+            if bpf_probe_read_user(into.cast(), CHUNK_BYTES, from as *const _) != 0 {
+                // The stack ends within this chunk: take what is left of the page.
+                let rest = (u64::from(CHUNK_BYTES) - (from & u64::from(CHUNK_BYTES - 1))) as u32
+                    & (CHUNK_BYTES - 1);
+                if bpf_probe_read_user(into.cast(), rest, from as *const _) == 0 {
+                    len += rest;
+                }
+                break;
+            }
+            len += CHUNK_BYTES;
+            chunk += 1;
+        }
+        if len == 0 {
+            count(DropReason::StackReadFailed);
+        }
+        (*header).len = len;
+        (*header).fixup_count = match CONFIG.get(0) {
+            Some(config) => fixups(header, &config.off),
+            None => 0,
+        };
+        (*header).seq = (*header).seq.wrapping_add(1);
+    }
+}
+
+/// Saves the return addresses that pending uretprobes (of other tracers) replaced on the stack.
+///
+/// # Safety
+///
+/// `header` is a live stack header.
+#[inline(always)]
+unsafe fn fixups(header: *mut StackHeader, off: &Offsets) -> u32 {
+    if off.ri_known == 0 {
+        return 0;
+    }
+    // SAFETY: the helper has no precondition.
+    let task = unsafe { bpf_get_current_task() };
+    let Some(utask) = kernel::<u64>(task + u64::from(off.task_utask)) else { return 0 };
+    if utask == 0 {
+        return 0;
+    }
+    let Some(mut instance) = kernel::<u64>(utask + u64::from(off.utask_return_instances)) else {
+        return 0;
+    };
+    let mut found = 0;
+    for i in 0..MAX_FIXUPS {
+        if instance == 0 {
+            break;
+        }
+        let (Some(original), Some(slot), Some(next)) = (
+            kernel::<u64>(instance + u64::from(off.ri_orig_ret_vaddr)),
+            kernel::<u64>(instance + u64::from(off.ri_stack)),
+            kernel::<u64>(instance + u64::from(off.ri_next)),
+        ) else {
+            break;
+        };
+        // SAFETY: by this function's contract, with `i` below the array's length.
+        unsafe { (*header).fixups[i] = [slot, original] };
+        found = i as u32 + 1;
+        instance = next;
+    }
+    found
+}

@@ -1,0 +1,248 @@
+//! One hook for all system calls, at their exit.
+//!
+//! The typed tracepoint `sys_exit` hands over the saved user registers, which still hold number
+//! and arguments, and the result. Anything that is no send, receive or descriptor operation leaves
+//! after one comparison; of those, sockets that are not watched leave after one map miss.
+//!
+//! May import everything in `bpf` but the other programs. x86-64 only: numbers and registers are
+//! those of its system-call convention (kernel `arch/x86/entry/syscalls/syscall_64.tbl`).
+
+use aya_ebpf::{
+    bindings::pt_regs, helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use tracer_ebpf::{
+    conn::{Conn, FLAG_CONNECTING, FLAG_EOF},
+    stack::KIND_USE,
+    wire::{self, PHASE_ENCRYPTED, PHASE_READY, PHASE_UNKNOWN, Segments},
+};
+
+use super::{
+    count::now,
+    maps::FDS,
+    memory::{ConnMemory, user},
+    sockets::{conn_of, fd_key, on_close, on_close_range, on_connect, on_dup},
+    stacks::{self, Site},
+};
+
+const READ: u64 = 0;
+const WRITE: u64 = 1;
+const CLOSE: u64 = 3;
+const READV: u64 = 19;
+const WRITEV: u64 = 20;
+const DUP: u64 = 32;
+const DUP2: u64 = 33;
+const CONNECT: u64 = 42;
+const SENDTO: u64 = 44;
+const RECVFROM: u64 = 45;
+const SENDMSG: u64 = 46;
+const RECVMSG: u64 = 47;
+const FCNTL: u64 = 72;
+const DUP3: u64 = 292;
+const RECVMMSG: u64 = 299;
+const SENDMMSG: u64 = 307;
+const CLOSE_RANGE: u64 = 436;
+
+const F_DUPFD: u64 = 0;
+const F_DUPFD_CLOEXEC: u64 = 1030;
+const MSG_PEEK: u64 = 2;
+const ECONNRESET: i64 = -104;
+
+/// Calls that matter with numbers below 64, as bits.
+const LOW: u64 = 1 << READ
+    | 1 << WRITE
+    | 1 << CLOSE
+    | 1 << READV
+    | 1 << WRITEV
+    | 1 << DUP
+    | 1 << DUP2
+    | 1 << CONNECT
+    | 1 << SENDTO
+    | 1 << RECVFROM
+    | 1 << SENDMSG
+    | 1 << RECVMSG;
+
+/// Bytes of `struct mmsghdr`, and where it keeps the bytes moved.
+const MMSG_BYTES: u64 = 64;
+const MMSG_LEN: u64 = 56;
+/// Messages of one `sendmmsg` or `recvmmsg` whose bytes are counted.
+const MMSG_COUNTED: u64 = 8;
+
+/// The exit of every system call.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn on_syscall(ctx: BtfTracePointContext) -> u32 {
+    let regs: *const pt_regs = ctx.arg(0);
+    let ret: i64 = ctx.arg(1);
+    // SAFETY: the verifier types the argument as the kernel's `struct pt_regs`.
+    let nr = unsafe { (*regs).orig_rax };
+    if nr < 64 {
+        if (LOW >> nr) & 1 == 0 {
+            return 0;
+        }
+    } else if nr != FCNTL && nr != DUP3 && nr != RECVMMSG && nr != SENDMMSG && nr != CLOSE_RANGE {
+        return 0;
+    }
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let tgid = (pid_tgid >> 32) as u32;
+    // SAFETY: as above.
+    let (fd, second, third) = unsafe { ((*regs).rdi, (*regs).rsi, (*regs).rdx) };
+    match nr {
+        CONNECT => on_connect(regs, ret, pid_tgid),
+        CLOSE => on_close(tgid, fd),
+        DUP | DUP2 | DUP3 => on_dup(tgid, fd, ret),
+        FCNTL => {
+            if second == F_DUPFD || second == F_DUPFD_CLOEXEC {
+                on_dup(tgid, fd, ret);
+            }
+        }
+        CLOSE_RANGE => {
+            if ret == 0 {
+                on_close_range(tgid, fd, second, third);
+            }
+        }
+        _ => transfer(regs, nr, ret, pid_tgid),
+    }
+    0
+}
+
+/// A send or a receive returned.
+#[inline(always)]
+fn transfer(regs: *const pt_regs, nr: u64, ret: i64, pid_tgid: u64) {
+    // SAFETY: `regs` is the trusted argument of the tracepoint.
+    let (fd, buffer, third, fourth) =
+        unsafe { ((*regs).rdi, (*regs).rsi, (*regs).rdx, (*regs).r10) };
+    // SAFETY: no other reference to this value is held.
+    let Some(id) = unsafe { FDS.get(fd_key((pid_tgid >> 32) as u32, fd)) }.copied() else { return };
+    let Some(conn) = conn_of(id) else { return };
+    let send = nr == WRITE || nr == WRITEV || nr == SENDTO || nr == SENDMSG || nr == SENDMMSG;
+    if ret <= 0 {
+        if !send && (ret == ECONNRESET || (ret == 0 && third != 0)) {
+            // SAFETY: a live map value.
+            unsafe { (*conn).flags |= FLAG_EOF };
+        }
+        return;
+    }
+    let peeked = (nr == RECVFROM && fourth & MSG_PEEK != 0)
+        || (nr == RECVMSG && third & MSG_PEEK != 0)
+        || (nr == RECVMMSG && fourth & MSG_PEEK != 0);
+    if peeked {
+        return;
+    }
+    let len = ret as u64;
+    let mut moved = len;
+    // For one buffer `count` is `ONE_BUFFER`, else `buffer` is an array of `count` `iovec`.
+    let (buffer, count, len) = if nr == WRITE || nr == READ || nr == SENDTO || nr == RECVFROM {
+        (buffer, ONE_BUFFER, len)
+    } else if nr == WRITEV || nr == READV {
+        (buffer, third & 0xffff, len)
+    } else {
+        // `struct msghdr`: the `iovec` array at 16, its length at 24.
+        let (Some(iov), Some(count)) = (user::<u64>(buffer + 16), user::<u64>(buffer + 24)) else {
+            return;
+        };
+        if nr == SENDMMSG || nr == RECVMMSG {
+            moved = several(buffer, len);
+            // PostgreSQL clients do not batch messages; the bytes and times of several count,
+            // and what they say is followed for the first.
+            let first = user::<u32>(buffer + MMSG_LEN).unwrap_or(0);
+            (iov, count & 0xffff, u64::from(first))
+        } else {
+            (iov, count & 0xffff, len)
+        }
+    };
+    let at = now();
+    if send {
+        // SAFETY: a live map value; only plain fields are read here and written below.
+        let settled = unsafe { (*conn).wire.settled() };
+        follow_send(conn, buffer, count, len);
+        // SAFETY: as above.
+        let use_begins = unsafe {
+            let state = &mut (*conn).wire;
+            if moved != len {
+                state.send.synced = 0;
+            }
+            state.bytes_sent += moved;
+            state.last_send = at;
+            // A new use is the first send after the server was done, in a session.
+            let in_session = state.phase == PHASE_READY
+                || state.phase == PHASE_ENCRYPTED
+                || state.phase == PHASE_UNKNOWN;
+            if settled && in_session {
+                state.uses = state.uses.wrapping_add(1);
+                state.use_at = at;
+            }
+            settled && in_session
+        };
+        if use_begins {
+            // SAFETY: `regs` as above.
+            let site = unsafe {
+                Site {
+                    at,
+                    conn: id,
+                    pid_tgid,
+                    ip: (*regs).rip,
+                    sp: (*regs).rsp,
+                    bp: (*regs).rbp,
+                    g: (*regs).r14,
+                    flags: 0,
+                }
+            };
+            stacks::copy(conn, KIND_USE, &site);
+        }
+    } else {
+        follow_receive(conn, buffer, count, len);
+        // SAFETY: as above.
+        unsafe {
+            let state = &mut (*conn).wire;
+            if moved != len {
+                state.recv.synced = 0;
+            }
+            state.bytes_received += moved;
+            state.last_recv = at;
+        }
+    }
+    // SAFETY: as above.
+    unsafe { (*conn).flags &= !FLAG_CONNECTING };
+}
+
+/// `count` of a call with one buffer.
+const ONE_BUFFER: u64 = u64::MAX;
+
+#[inline(always)]
+fn segments(buffer: u64, count: u64, len: u64) -> Segments {
+    if count == ONE_BUFFER {
+        Segments::buffer(buffer, len)
+    } else {
+        Segments::vector(buffer, count, len)
+    }
+}
+
+/// Bytes moved by the messages of a `sendmmsg` or `recvmmsg`.
+#[inline(always)]
+fn several(messages: u64, count: u64) -> u64 {
+    let mut total = 0;
+    for index in 0..MMSG_COUNTED {
+        if index >= count {
+            break;
+        }
+        total += u64::from(user::<u32>(messages + index * MMSG_BYTES + MMSG_LEN).unwrap_or(0));
+    }
+    total
+}
+
+/// Follows a send on the wire. A function of its own for its stack frame.
+#[inline(never)]
+fn follow_send(conn: *mut Conn, buffer: u64, count: u64, len: u64) {
+    // SAFETY: a live map value. The walker gets its wire state and, through the memory, other
+    // fields of the same connection; nothing else of this program refers to them meanwhile.
+    let wire = unsafe { &mut (*conn).wire };
+    wire::on_send(&mut ConnMemory { conn }, wire, segments(buffer, count, len));
+}
+
+/// Follows a receive on the wire. A function of its own for its stack frame.
+#[inline(never)]
+fn follow_receive(conn: *mut Conn, buffer: u64, count: u64, len: u64) {
+    // SAFETY: as in `follow_send`.
+    let wire = unsafe { &mut (*conn).wire };
+    wire::on_receive(&mut ConnMemory { conn }, wire, segments(buffer, count, len));
+}

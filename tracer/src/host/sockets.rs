@@ -1,0 +1,314 @@
+//! The client ends of PostgreSQL connections that exist now, in every network namespace.
+//!
+//! May import [`super::proc`] and [`crate::model`]'s plain types. One thread of its own visits the
+//! namespaces and ends there, so no other thread ever changes its namespace. Invariants: a
+//! namespace that could not be read is told, so "not listed" is never taken for "closed"; only
+//! client ends are listed, also where the server is on the same host.
+//!
+//! Limits: a socket whose namespace no process has as its own (that of its main thread) is not
+//! seen; nor is the client end of a Unix connection that its server has closed, or not accepted
+//! yet, because only the server's end has the name.
+
+mod diag;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    thread,
+};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tracer_ebpf::conn::{AF_INET, AF_INET6, AF_UNIX};
+
+use super::proc::ProcFs;
+use crate::model::{Peer, Pid};
+
+/// Where a connection is in its life, seen from the client's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Connecting,
+    Established,
+    /// The server closed, the client has not (TCP: CLOSE_WAIT).
+    PeerClosed,
+    /// The client closed, or shut down its sending side.
+    Closing,
+}
+
+/// The client end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedSocket {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// `AF_INET`, `AF_INET6` or `AF_UNIX` of the contract; v4 mapped into v6 is `AF_INET`.
+    pub family: u16,
+    /// A TCP address parses as [`std::net::IpAddr`].
+    pub peer: Peer,
+    /// `None` for a Unix socket.
+    pub local_port: Option<u16>,
+    /// As in `/proc/PID/fd`; never zero.
+    pub inode: u64,
+    pub status: Status,
+}
+
+/// What of a socket changes with time, and what tells it from a later one of the same inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// As `bpf_get_socket_cookie` gives it; never reused while the host runs.
+    pub cookie: u64,
+    pub state: State,
+    /// Milliseconds since data was last sent, a retransmission included; since it was connected
+    /// when none was. `None` where the kernel does not keep it (Unix sockets).
+    pub last_send_ms: Option<u32>,
+    /// Milliseconds since data was last received; since it was connected when none was.
+    pub last_recv_ms: Option<u32>,
+}
+
+/// A namespace, or a part of it, that could not be listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    pub netns: u32,
+    /// In words, with the object that failed.
+    pub reason: String,
+}
+
+/// The connections found by [`list`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// By namespace, then inode.
+    pub sockets: Vec<ListedSocket>,
+    pub unread: Vec<Unread>,
+}
+
+/// The sockets found again by [`recheck`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recheck {
+    /// By inode. What is missing here is closed, unless its namespace is in `unread`.
+    pub found: BTreeMap<u64, Status>,
+    pub unread: Vec<Unread>,
+}
+
+/// Lists client connections to TCP `ports` and to Unix sockets called `.s.PGSQL.<port>`.
+///
+/// Reading other namespaces than one's own needs `CAP_SYS_ADMIN`, finding them `CAP_SYS_PTRACE`.
+#[must_use]
+pub fn list(proc: &ProcFs, ports: &[u16]) -> Listing {
+    let namespaces = visit(proc, representatives(proc));
+    let mut listing = Listing::default();
+    // A Unix client and its server may be in different namespaces: join over all of them.
+    let servers: HashMap<u32, Peer> = namespaces
+        .iter()
+        .flat_map(|namespace| &namespace.unix)
+        .filter_map(|socket| Some((socket.peer.filter(|peer| *peer != 0)?, server(socket, ports)?)))
+        .collect();
+    for namespace in namespaces {
+        let netns = namespace.netns;
+        let unix = namespace.unix.iter().filter_map(|socket| {
+            Some(ListedSocket {
+                netns,
+                family: AF_UNIX,
+                peer: servers.get(&socket.inode)?.clone(),
+                local_port: None,
+                inode: u64::from(socket.inode),
+                status: unix_status(socket),
+            })
+        });
+        listing.sockets.extend(unix);
+        let tcp = namespace.tcp.iter().filter(|socket| ports.contains(&socket.peer_port));
+        listing.sockets.extend(tcp.filter_map(|socket| {
+            let addr = socket.peer.to_canonical();
+            Some(ListedSocket {
+                netns,
+                family: if addr.is_ipv4() { AF_INET } else { AF_INET6 },
+                peer: Peer::Tcp { addr: addr.to_string(), port: socket.peer_port },
+                local_port: Some(socket.local_port),
+                inode: u64::from(socket.inode),
+                status: tcp_status(socket)?,
+            })
+        }));
+        listing.unread.extend(namespace.unread);
+    }
+    listing.sockets.retain(|socket| socket.inode != 0);
+    listing.sockets.sort_unstable_by_key(|socket| (socket.netns, socket.inode));
+    listing
+}
+
+/// Looks again at the sockets with these inodes, in these namespaces only.
+#[must_use]
+pub fn recheck(proc: &ProcFs, netns: &HashSet<u32>, inodes: &HashSet<u64>) -> Recheck {
+    let mut known = representatives(proc);
+    known.retain(|inode, _| netns.contains(inode));
+    let gone = netns.iter().filter(|inode| !known.contains_key(inode)).map(|inode| Unread {
+        netns: *inode,
+        reason: format!("no process in network namespace {inode} any more"),
+    });
+    let mut recheck = Recheck { unread: gone.collect(), ..Recheck::default() };
+    recheck.unread.sort_unstable_by_key(|unread| unread.netns);
+    for namespace in visit(proc, known) {
+        let unix = namespace.unix.iter().map(|socket| (socket.inode, Some(unix_status(socket))));
+        let tcp = namespace.tcp.iter().map(|socket| (socket.inode, tcp_status(socket)));
+        let all = unix.chain(tcp).filter_map(|(inode, status)| Some((u64::from(inode), status?)));
+        recheck.found.extend(all.filter(|(inode, _)| inodes.contains(inode)));
+        recheck.unread.extend(namespace.unread);
+    }
+    recheck
+}
+
+/// What one namespace holds.
+struct Namespace {
+    netns: u32,
+    tcp: Vec<diag::Tcp>,
+    unix: Vec<diag::Unix>,
+    unread: Vec<Unread>,
+}
+
+/// The processes of each network namespace; any of them opens it, and any may just have ended.
+fn representatives(proc: &ProcFs) -> BTreeMap<u32, Vec<Pid>> {
+    let mut found = BTreeMap::<_, Vec<_>>::new();
+    for pid in proc.pids().unwrap_or_default() {
+        if let Some(netns) = proc.netns(pid) {
+            found.entry(netns).or_default().push(pid);
+        }
+    }
+    found
+}
+
+fn visit(proc: &ProcFs, namespaces: BTreeMap<u32, Vec<Pid>>) -> Vec<Namespace> {
+    let mut here = ProcFs::default().netns(Pid(std::process::id()));
+    let visitor = || {
+        namespaces
+            .into_iter()
+            .map(|(netns, pids)| {
+                // Entering one's own would need a capability for nothing.
+                let entered = if here == Some(netns) { Ok(()) } else { enter(proc, netns, &pids) };
+                if let Err(error) = entered {
+                    let unread = vec![unread(netns, "entering it", &error)];
+                    return Namespace { netns, tcp: Vec::new(), unix: Vec::new(), unread };
+                }
+                here = Some(netns);
+                read_here(netns)
+            })
+            .collect()
+    };
+    thread::scope(|scope| scope.spawn(visitor).join()).unwrap_or_default()
+}
+
+/// Moves the calling thread into the namespace, by the first of the processes that still has it.
+fn enter(proc: &ProcFs, netns: u32, pids: &[Pid]) -> io::Result<()> {
+    let file = pids
+        .iter()
+        .filter_map(|pid| File::open(proc.dir(*pid).join("ns/net")).ok())
+        .find(|file| file.metadata().is_ok_and(|link| link.ino() == u64::from(netns)))
+        .ok_or(io::ErrorKind::NotFound)?;
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+    Ok(())
+}
+
+/// Lists the namespace that the calling thread is in.
+fn read_here(netns: u32) -> Namespace {
+    let mut namespace = Namespace { netns, tcp: Vec::new(), unix: Vec::new(), unread: Vec::new() };
+    for (family, what) in
+        [(diag::AF_INET, "its IPv4 sockets"), (diag::AF_INET6, "its IPv6 sockets")]
+    {
+        match diag::tcp(family) {
+            Ok(sockets) => namespace.tcp.extend(sockets),
+            Err(error) => namespace.unread.push(unread(netns, what, &error)),
+        }
+    }
+    match diag::unix() {
+        Ok(sockets) => namespace.unix = sockets,
+        Err(error) => namespace.unread.push(unread(netns, "its Unix sockets", &error)),
+    }
+    namespace
+}
+
+fn unread(netns: u32, what: &str, error: &io::Error) -> Unread {
+    Unread { netns, reason: format!("network namespace {netns}: {what}: {error}") }
+}
+
+/// The endpoint that an accepted server's end stands for, when it is one of PostgreSQL's.
+fn server(socket: &diag::Unix, ports: &[u16]) -> Option<Peer> {
+    let (path, port) = postgres_path(&socket.name)?;
+    ports.contains(&port).then_some(Peer::Unix { path: Some(path), port })
+}
+
+/// Path and port of a bound name `.../.s.PGSQL.<port>`; `@` stands for the NUL that begins an
+/// abstract name.
+fn postgres_path(name: &[u8]) -> Option<(String, u16)> {
+    let path = match name.split_first()? {
+        (0, rest) => [b"@", rest].concat(),
+        // A name in the file system may or may not carry its NUL.
+        _ => name.split(|byte| *byte == 0).next()?.to_vec(),
+    };
+    let file = path.rsplit(|byte| matches!(byte, b'/' | b'@')).next()?;
+    let digits = file.strip_prefix(b".s.PGSQL.")?;
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let port = str::from_utf8(digits).ok()?.parse().ok()?;
+    Some((String::from_utf8_lossy(&path).into_owned(), port))
+}
+
+fn unix_status(socket: &diag::Unix) -> Status {
+    let state = if socket.peer_closed { State::PeerClosed } else { State::Established };
+    Status { cookie: socket.cookie, state, last_send_ms: None, last_recv_ms: None }
+}
+
+fn tcp_status(socket: &diag::Tcp) -> Option<Status> {
+    let state = match socket.state {
+        diag::SYN_SENT => State::Connecting,
+        diag::ESTABLISHED => State::Established,
+        diag::CLOSE_WAIT => State::PeerClosed,
+        diag::FIN_WAIT1 | diag::FIN_WAIT2 | diag::LAST_ACK | diag::CLOSING => State::Closing,
+        _ => return None,
+    };
+    let (last_send_ms, last_recv_ms) = (socket.last_send_ms, socket.last_recv_ms);
+    Some(Status { cookie: socket.cookie, state, last_send_ms, last_recv_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::postgres_path;
+
+    #[test]
+    fn only_postgresql_s_names_count() {
+        let found = |name: &[u8]| postgres_path(name);
+        let run = "/run/postgresql/.s.PGSQL.5432";
+        assert_eq!(found(b"/run/postgresql/.s.PGSQL.5432\0"), Some((run.to_owned(), 5432)));
+        assert_eq!(found(b"/run/postgresql/.s.PGSQL.5432"), Some((run.to_owned(), 5432)));
+        assert_eq!(found(b".s.PGSQL.6432\0").map(|(_, port)| port), Some(6432));
+        let abstract_name = b"\0/tmp/.s.PGSQL.5432";
+        assert_eq!(found(abstract_name), Some(("@/tmp/.s.PGSQL.5432".to_owned(), 5432)));
+        for other in [
+            &b""[..],
+            b"\0",
+            b"/run/.s.PGSQL.",
+            b"/run/.s.PGSQL.5432.lock",
+            b"/run/.s.PGSQL.+5432",
+            b"/run/.s.PGSQL.65536",
+            b"/run/x.s.PGSQL.5432",
+            b"/run/.s.PGSQL.5432/other",
+        ] {
+            assert_eq!(found(other), None, "{}", String::from_utf8_lossy(other));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_is_parsed(name in prop::collection::vec(any::<u8>(), 0..110)) {
+            let _ = postgres_path(&name);
+        }
+
+        #[test]
+        fn any_directory_may_hold_the_socket(
+            directory in prop::collection::vec(1_u8.., 0..80),
+            port in 1_u16..,
+        ) {
+            let name = [&directory[..], format!("/.s.PGSQL.{port}").as_bytes()].concat();
+            prop_assert_eq!(postgres_path(&name).map(|(_, port)| port), Some(port));
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! sock_diag: the kernel's dump of TCP and Unix sockets of the calling thread's network namespace.
+//!
+//! May import `rustix` only. Owns the netlink bytes (Linux `include/uapi/linux/netlink.h`,
+//! `sock_diag.h`, `inet_diag.h`, `unix_diag.h`): requests are made and messages are read word by
+//! word, so there is no `unsafe` and any bytes are parsed.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::OwnedFd,
+};
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+};
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NETLINK_HEADER: usize = 16;
+const ATTRIBUTE_HEADER: usize = 4;
+/// Upper bits of an attribute's type are flags.
+const ATTRIBUTE_TYPE: u16 = 0x3fff;
+
+pub(super) const AF_UNIX: u8 = 1;
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
+const IPPROTO_TCP: u8 = 6;
+
+/// States of `include/net/tcp_states.h`.
+pub(super) const ESTABLISHED: u8 = 1;
+pub(super) const SYN_SENT: u8 = 2;
+pub(super) const FIN_WAIT1: u8 = 4;
+pub(super) const FIN_WAIT2: u8 = 5;
+pub(super) const CLOSE_WAIT: u8 = 8;
+pub(super) const LAST_ACK: u8 = 9;
+pub(super) const CLOSING: u8 = 11;
+/// What may belong to a descriptor that once connected: no listener, no request, no TIME_WAIT.
+const CONNECTED: u32 = 1 << ESTABLISHED
+    | 1 << SYN_SENT
+    | 1 << FIN_WAIT1
+    | 1 << FIN_WAIT2
+    | 1 << CLOSE_WAIT
+    | 1 << LAST_ACK
+    | 1 << CLOSING;
+
+const INET_DIAG_INFO: u16 = 2;
+const INET_MESSAGE: usize = 72;
+/// Offsets in `struct tcp_info`.
+const TCPI_LAST_DATA_SENT: usize = 44;
+const TCPI_LAST_DATA_RECV: usize = 52;
+
+const UDIAG_SHOW_NAME: u32 = 1;
+const UDIAG_SHOW_PEER: u32 = 4;
+const UNIX_DIAG_NAME: u16 = 0;
+const UNIX_DIAG_PEER: u16 = 2;
+const UNIX_DIAG_SHUTDOWN: u16 = 6;
+const UNIX_MESSAGE: usize = 16;
+const SOCK_STREAM: u8 = 1;
+const RCV_SHUTDOWN: u8 = 1;
+
+/// Bytes of one receive; the kernel fills at most 32 KiB per message of a dump.
+const BUFFER: usize = 64 << 10;
+
+/// A TCP socket. Addresses as the kernel has them, so v4 may be mapped into v6.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tcp {
+    pub state: u8,
+    pub local_port: u16,
+    pub peer: IpAddr,
+    pub peer_port: u16,
+    /// Zero for a socket that no descriptor refers to any more.
+    pub inode: u32,
+    pub cookie: u64,
+    /// Milliseconds since data was last sent and received, from `tcp_info`.
+    pub last_send_ms: Option<u32>,
+    pub last_recv_ms: Option<u32>,
+}
+
+/// A connected Unix stream socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unix {
+    /// Never zero: what waits to be accepted has none and is not dumped.
+    pub inode: u32,
+    pub cookie: u64,
+    /// `sun_path` as bound, or as inherited from the listener.
+    pub name: Vec<u8>,
+    /// Inode of the other end; zero when that is closed or not accepted yet.
+    pub peer: Option<u32>,
+    /// The other end will send nothing any more.
+    pub peer_closed: bool,
+}
+
+/// All connected TCP sockets of one family.
+pub(super) fn tcp(family: u8) -> io::Result<Vec<Tcp>> {
+    let mut request = vec![family, IPPROTO_TCP, 1 << (INET_DIAG_INFO - 1), 0];
+    request.extend(CONNECTED.to_ne_bytes());
+    // No socket in particular.
+    request.resize(56, 0);
+    dump(&request, parse_tcp)
+}
+
+/// All connected Unix stream sockets.
+pub(super) fn unix() -> io::Result<Vec<Unix>> {
+    let mut request = vec![AF_UNIX, 0, 0, 0];
+    request.extend((1_u32 << ESTABLISHED).to_ne_bytes());
+    request.extend(0_u32.to_ne_bytes());
+    request.extend((UDIAG_SHOW_NAME | UDIAG_SHOW_PEER).to_ne_bytes());
+    request.extend([0; 8]);
+    dump(&request, parse_unix)
+}
+
+fn dump<T>(request: &[u8], parse: fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    )?;
+    send(&socket, &message(request), SendFlags::empty())?;
+    let mut found = Vec::new();
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let bytes = receive(&socket, &mut buffer)?;
+        if bytes.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for (kind, payload) in Messages(bytes) {
+            match kind {
+                NLMSG_DONE => return Ok(found),
+                NLMSG_ERROR => return Err(error(payload)),
+                SOCK_DIAG_BY_FAMILY => found.extend(parse(payload)),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn receive<'b>(socket: &OwnedFd, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+    let (received, _) = recv(socket, &mut *buffer, RecvFlags::empty())?;
+    Ok(buffer.get(..received).unwrap_or_default())
+}
+
+fn message(request: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(NETLINK_HEADER + request.len()).unwrap_or(u32::MAX);
+    let mut message = length.to_ne_bytes().to_vec();
+    message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    message.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    // Sequence number and sender: one request per socket needs neither.
+    message.extend([0; 8]);
+    message.extend(request);
+    message
+}
+
+fn error(payload: &[u8]) -> io::Error {
+    let code = bytes_at(payload, 0).map_or(0, i32::from_ne_bytes);
+    match code.checked_neg() {
+        Some(code) if code > 0 => io::Error::from_raw_os_error(code),
+        _ => io::ErrorKind::InvalidData.into(),
+    }
+}
+
+/// Splits a received datagram into type and payload of each message.
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = u32::from_ne_bytes(bytes_at(self.0, 0)?) as usize;
+        let kind = u16::from_ne_bytes(bytes_at(self.0, 4)?);
+        let payload = self.0.get(NETLINK_HEADER..length)?;
+        self.0 = self.0.get(length.checked_next_multiple_of(4)?..).unwrap_or_default();
+        Some((kind, payload))
+    }
+}
+
+/// Splits the end of a message into type and value of each attribute.
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = usize::from(u16::from_ne_bytes(bytes_at(self.0, 0)?));
+        let kind = u16::from_ne_bytes(bytes_at(self.0, 2)?) & ATTRIBUTE_TYPE;
+        let value = self.0.get(ATTRIBUTE_HEADER..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    }
+}
+
+/// `struct inet_diag_msg` and its attributes.
+fn parse_tcp(message: &[u8]) -> Option<Tcp> {
+    let fixed = message.get(..INET_MESSAGE)?;
+    let info = Attributes(message.get(INET_MESSAGE..)?)
+        .find_map(|(kind, value)| (kind == INET_DIAG_INFO).then_some(value));
+    let ago = |at| info.and_then(|info| bytes_at(info, at)).map(u32::from_ne_bytes);
+    Some(Tcp {
+        state: *fixed.get(1)?,
+        local_port: u16::from_be_bytes(bytes_at(fixed, 4)?),
+        peer_port: u16::from_be_bytes(bytes_at(fixed, 6)?),
+        peer: match *fixed.first()? {
+            AF_INET => Ipv4Addr::from(bytes_at::<4>(fixed, 24)?).into(),
+            AF_INET6 => Ipv6Addr::from(bytes_at::<16>(fixed, 24)?).into(),
+            _ => return None,
+        },
+        cookie: cookie(fixed, 44)?,
+        inode: u32::from_ne_bytes(bytes_at(fixed, 68)?),
+        last_send_ms: ago(TCPI_LAST_DATA_SENT),
+        last_recv_ms: ago(TCPI_LAST_DATA_RECV),
+    })
+}
+
+/// `struct unix_diag_msg` and its attributes.
+fn parse_unix(message: &[u8]) -> Option<Unix> {
+    let fixed = message.get(..UNIX_MESSAGE)?;
+    if fixed.first() != Some(&AF_UNIX) || fixed.get(1) != Some(&SOCK_STREAM) {
+        return None;
+    }
+    let mut socket = Unix {
+        inode: u32::from_ne_bytes(bytes_at(fixed, 4)?),
+        cookie: cookie(fixed, 8)?,
+        name: Vec::new(),
+        peer: None,
+        peer_closed: false,
+    };
+    for (kind, value) in Attributes(message.get(UNIX_MESSAGE..)?) {
+        match kind {
+            UNIX_DIAG_NAME => socket.name = value.to_vec(),
+            UNIX_DIAG_PEER => socket.peer = bytes_at(value, 0).map(u32::from_ne_bytes),
+            UNIX_DIAG_SHUTDOWN => {
+                socket.peer_closed = value.first().is_some_and(|bits| bits & RCV_SHUTDOWN != 0);
+            }
+            _ => {}
+        }
+    }
+    Some(socket)
+}
+
+/// The low half is first on every machine.
+fn cookie(bytes: &[u8], at: usize) -> Option<u64> {
+    let low = u32::from_ne_bytes(bytes_at(bytes, at)?);
+    let high = u32::from_ne_bytes(bytes_at(bytes, at + 4)?);
+    Some(u64::from(high) << 32 | u64::from(low))
+}
+
+fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Attributes, Messages, error, message, parse_tcp, parse_unix};
+
+    #[test]
+    fn a_message_is_split_where_it_says_it_ends() {
+        let mut bytes = message(b"abc");
+        bytes.push(0);
+        bytes.extend(message(b"defg"));
+        let payloads: Vec<_> = Messages(&bytes).map(|(_, payload)| payload).collect();
+        assert_eq!(payloads, [&b"abc"[..], b"defg"]);
+    }
+
+    #[test]
+    fn a_message_or_attribute_of_no_length_ends_the_walk() {
+        assert_eq!(Messages(&[0; 64]).count(), 0);
+        assert_eq!(Attributes(&[0; 64]).count(), 0);
+    }
+
+    #[test]
+    fn an_error_keeps_the_kernel_s_code() {
+        assert_eq!(error(&(-2_i32).to_ne_bytes()).raw_os_error(), Some(2));
+        assert_eq!(error(&i32::MIN.to_ne_bytes()).raw_os_error(), None);
+        assert_eq!(error(&[]).raw_os_error(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..256),
+            family in prop::sample::select(vec![1_u8, 2, 10]),
+        ) {
+            let _ = Messages(&bytes).count();
+            if let Some(first) = bytes.first_mut() {
+                *first = family;
+            }
+            if let Some(second) = bytes.get_mut(1) {
+                *second = 1;
+            }
+            let _ = (parse_tcp(&bytes), parse_unix(&bytes));
+        }
+    }
+}
