@@ -20,6 +20,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use rustix::net::sockopt::socket_cookie;
 use tempfile::TempDir;
 use tracer::{
     host::{
@@ -194,6 +195,7 @@ fn of_a_tcp_connection_only_the_client_end_is_listed() {
         assert_eq!(socket.netns, own_netns());
         assert_eq!(socket.local_port, Some(client.local_addr().unwrap().port()));
         assert_eq!(socket.inode, inode(&client));
+        assert_eq!(socket.status.cookie, socket_cookie(&client).unwrap());
         assert_eq!(socket.status.state, State::Established);
         // No data yet: both ages count from the connect, moments ago.
         assert!(socket.status.last_send_ms.unwrap() < 60_000, "{socket:?}");
@@ -234,6 +236,7 @@ fn of_a_unix_connection_only_the_client_end_is_listed_with_the_server_s_path() {
     assert_eq!(socket.peer, Peer::Unix { path, port: 61234 });
     assert_eq!((socket.family, socket.local_port), (AF_UNIX, None));
     assert_eq!(socket.inode, inode(&client));
+    assert_eq!(socket.status.cookie, socket_cookie(&client).unwrap());
     assert_eq!(socket.status.state, State::Established);
     assert_eq!((socket.status.last_send_ms, socket.status.last_recv_ms), (None, None));
     assert_eq!(listed(&[61235]), []);

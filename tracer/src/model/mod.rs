@@ -3,9 +3,21 @@
 //! May import `std` collections, `serde` and itself; no file, no clock, no kernel. Invariant: the
 //! same events give the same findings, byte for byte.
 
+mod connection;
 mod event;
+mod finding;
+mod process;
+mod rules;
+mod tracker;
+mod words;
 
+pub use connection::{Connection, Opened, StackOf};
 pub use event::{
     Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,
     ProcessSeen, Runtime, Stack, StackEvent, Statement, Symbol, TxStatus, WirePhase, WireState,
 };
+pub use finding::{Certainty, Finding, Span, Verdict};
+pub use process::{PathKey, PathUse, ProcId, Process};
+pub use rules::lowers_certainty;
+pub use tracker::{Anomaly, Settings, Totals, Tracker};
+pub use words::duration;

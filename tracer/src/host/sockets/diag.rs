@@ -1,11 +1,12 @@
 //! sock_diag: the kernel's dump of TCP and Unix sockets of the calling thread's network namespace.
 //!
-//! May import `rustix` only. Owns the netlink bytes (Linux `include/uapi/linux/netlink.h`,
+//! May import `rustix`, and `libc` for a layout. Owns the netlink bytes (Linux `include/uapi/linux/netlink.h`,
 //! `sock_diag.h`, `inet_diag.h`, `unix_diag.h`): requests are made and messages are read word by
 //! word, so there is no `unsafe` and any bytes are parsed.
 
 use std::{
     io,
+    mem::offset_of,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::OwnedFd,
 };
@@ -48,9 +49,8 @@ const CONNECTED: u32 = 1 << ESTABLISHED
 
 const INET_DIAG_INFO: u16 = 2;
 const INET_MESSAGE: usize = 72;
-/// Offsets in `struct tcp_info`.
-const TCPI_LAST_DATA_SENT: usize = 44;
-const TCPI_LAST_DATA_RECV: usize = 52;
+const TCPI_LAST_DATA_SENT: usize = offset_of!(libc::tcp_info, tcpi_last_data_sent);
+const TCPI_LAST_DATA_RECV: usize = offset_of!(libc::tcp_info, tcpi_last_data_recv);
 
 const UDIAG_SHOW_NAME: u32 = 1;
 const UDIAG_SHOW_PEER: u32 = 4;

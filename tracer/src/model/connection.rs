@@ -1,0 +1,283 @@
+//! One connection as the model knows it, and the facts that every rule asks of it.
+//!
+//! May import `model::event` and `model::process`. Pure: facts only, no threshold and no verdict.
+
+use super::{
+    event::{
+        ConnId, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, Stack, StackEvent, TxStatus,
+        WirePhase, WireState,
+    },
+    process::{Identity, PathKey, ProcId},
+};
+
+/// Distinct paths remembered for one connection; later ones replace the oldest.
+const MAX_PATHS: usize = 8;
+
+/// How a connection came to be known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Time of `connect`, or of the start for a connection that existed before.
+    pub at: MonoNanos,
+    pub pid: Pid,
+    pub fd: Fd,
+    pub tid: Option<u32>,
+    pub peer: Peer,
+    pub existing: Option<Existing>,
+}
+
+/// A stack and the use (or acquire) that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StackOf {
+    pub uses: u64,
+    pub stack: Stack,
+}
+
+/// A connection that is open in at least one process.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub id: ConnId,
+    /// The process that answers for it: the opener while it holds a descriptor, then another
+    /// holder.
+    pub owner: ProcId,
+    pub opener: ProcId,
+    pub opened: Opened,
+    pub local_port: Option<u16>,
+    /// `None` until its state was read once.
+    pub wire: Option<WireState>,
+    acquire: Option<StackOf>,
+    open: Option<StackOf>,
+    last_use: Option<StackOf>,
+    /// Number of (process, descriptor) pairs that refer to it.
+    pub(super) holders: u32,
+    /// First time it was seen used.
+    pub(super) used_at: Option<MonoNanos>,
+    /// Blame frames of its uses as sampled, and of its open.
+    pub(super) paths: Vec<PathKey>,
+    /// The last sampled use was already counted as followed.
+    pub(super) followed: bool,
+    /// It looked lost once and was used again.
+    pub(super) refuted: bool,
+}
+
+impl Connection {
+    pub(super) fn new(id: ConnId, owner: ProcId, opened: Opened) -> Self {
+        Self {
+            id,
+            owner,
+            opener: owner,
+            opened,
+            local_port: None,
+            wire: None,
+            acquire: None,
+            open: None,
+            last_use: None,
+            holders: 0,
+            used_at: None,
+            paths: Vec::new(),
+            followed: false,
+            refuted: false,
+        }
+    }
+
+    /// Time of the last data sent; for one that existed before the start, as the kernel knew it.
+    #[must_use]
+    pub fn last_send(&self) -> Option<MonoNanos> {
+        let before = self.opened.existing.and_then(|existing| existing.last_send_ago);
+        self.wire.as_ref().and_then(|wire| wire.last_send).or_else(|| self.ago(before))
+    }
+
+    /// Time of the last data received, likewise.
+    #[must_use]
+    pub fn last_recv(&self) -> Option<MonoNanos> {
+        let before = self.opened.existing.and_then(|existing| existing.last_recv_ago);
+        self.wire.as_ref().and_then(|wire| wire.last_recv).or_else(|| self.ago(before))
+    }
+
+    fn ago(&self, nanos: Option<u64>) -> Option<MonoNanos> {
+        Some(MonoNanos(self.opened.at.0.saturating_sub(nanos?)))
+    }
+
+    /// Time of the last byte in either direction; where none is known, of the open or the start,
+    /// so silence is never overstated.
+    #[must_use]
+    pub fn last_byte(&self) -> MonoNanos {
+        self.last_send().max(self.last_recv()).unwrap_or(self.opened.at)
+    }
+
+    /// Time since the last byte in nanoseconds.
+    #[must_use]
+    pub fn silence(&self, now: MonoNanos) -> u64 {
+        now.since(self.last_byte())
+    }
+
+    /// Whether the server owes an answer; by direction where the wire cannot be read, `None`
+    /// where not even that is known.
+    #[must_use]
+    pub fn active(&self) -> Option<bool> {
+        if let Some(active) = self.wire.as_ref().and_then(|wire| wire.active) {
+            return Some(active);
+        }
+        match (self.last_send(), self.last_recv()) {
+            (None, None) => None,
+            (send, recv) => Some(send > recv),
+        }
+    }
+
+    /// The protocol phase; [`WirePhase::Connecting`] until something was read.
+    #[must_use]
+    pub fn phase(&self) -> WirePhase {
+        match &self.wire {
+            Some(wire) => wire.phase,
+            None if self.opened.existing.is_some() => WirePhase::Unknown,
+            None => WirePhase::Connecting,
+        }
+    }
+
+    /// A PostgreSQL session, as far as can be told: not a cancel request, not another protocol,
+    /// and connected.
+    #[must_use]
+    pub fn is_session(&self) -> bool {
+        match self.phase() {
+            WirePhase::Ready => true,
+            // Answered at least once: a refused TLS handshake never gets here.
+            WirePhase::Encrypted => self.wire.as_ref().is_some_and(|wire| wire.bytes_received > 0),
+            WirePhase::Unknown => true,
+            WirePhase::Connecting | WirePhase::Cancel | WirePhase::Foreign => false,
+        }
+    }
+
+    /// Whether it was used since it was opened; `None` when the wire cannot tell.
+    #[must_use]
+    pub fn used(&self) -> Option<bool> {
+        let wire = self.wire.as_ref()?;
+        match wire.phase {
+            WirePhase::Ready if self.opened.existing.is_none() => {
+                Some(wire.statements > 0 || wire.uses > 0)
+            }
+            WirePhase::Ready if wire.statements > 0 || wire.uses > 0 => Some(true),
+            _ => None,
+        }
+    }
+
+    /// The transaction is open, by the server's word, and nothing runs in it.
+    #[must_use]
+    pub fn in_transaction(&self) -> Option<TxStatus> {
+        let status = self.wire.as_ref()?.status?;
+        let idle = self.active() == Some(false);
+        (idle && matches!(status, TxStatus::InTransaction | TxStatus::Failed)).then_some(status)
+    }
+
+    /// The checkout, when a real pool's probes see it.
+    #[must_use]
+    pub fn pool_checkout(&self) -> Option<&super::event::Checkout> {
+        self.wire.as_ref()?.checkout.as_ref().filter(|checkout| checkout.is_pool)
+    }
+
+    /// The peer closed it.
+    #[must_use]
+    pub fn peer_closed(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.peer_closed)
+    }
+
+    /// Database, with the server's default: the user's name.
+    #[must_use]
+    pub fn database(&self) -> Option<&str> {
+        let wire = self.wire.as_ref()?;
+        wire.database.as_deref().or(wire.user.as_deref())
+    }
+
+    pub(super) fn identity(&self) -> Option<Identity> {
+        let wire = self.wire.as_ref()?;
+        Some(Identity {
+            user: wire.user.clone()?,
+            database: self.database()?.to_owned(),
+            application_name: wire.application_name.clone(),
+        })
+    }
+
+    /// Number of the use or acquire that a stack of this kind must belong to.
+    fn current(&self, of: StackEvent) -> u64 {
+        let wire = self.wire.as_ref();
+        match of {
+            StackEvent::Open => 0,
+            StackEvent::LastUse => wire.map_or(0, |wire| wire.uses),
+            StackEvent::Acquire => {
+                wire.and_then(|wire| wire.checkout.as_ref()).map_or(0, |checkout| checkout.count)
+            }
+        }
+    }
+
+    /// The stack of this kind, if it belongs to the present use: a wrong stack is worse than none.
+    #[must_use]
+    pub fn stack(&self, of: StackEvent) -> Option<&Stack> {
+        let kept = match of {
+            StackEvent::Acquire => self.acquire.as_ref(),
+            StackEvent::Open => self.open.as_ref(),
+            StackEvent::LastUse => self.last_use.as_ref(),
+        }?;
+        (kept.uses == self.current(of)).then_some(&kept.stack)
+    }
+
+    /// The stack of this kind that is not there and would say something, by its use number.
+    pub(super) fn missing(&self, of: StackEvent) -> Option<u64> {
+        let current = self.current(of);
+        let exists = match of {
+            StackEvent::Open => self.opened.existing.is_none(),
+            StackEvent::LastUse | StackEvent::Acquire => current > 0,
+        };
+        (exists && self.stack(of).is_none()).then_some(current)
+    }
+
+    pub(super) fn keep_stack(&mut self, of: StackEvent, kept: StackOf) {
+        match of {
+            StackEvent::Acquire => self.acquire = Some(kept),
+            StackEvent::Open => self.open = Some(kept),
+            StackEvent::LastUse => self.last_use = Some(kept),
+        }
+    }
+
+    /// The last sampled use, current or not.
+    pub(super) fn sampled_use(&self) -> Option<&StackOf> {
+        self.last_use.as_ref()
+    }
+
+    pub(super) fn keep_path(&mut self, path: PathKey) {
+        if !self.paths.contains(&path) {
+            if self.paths.len() >= MAX_PATHS {
+                self.paths.remove(0);
+            }
+            self.paths.push(path);
+        }
+    }
+
+    /// The order in which stacks are asked for the frame to blame.
+    fn blame_order(&self) -> [StackEvent; 3] {
+        if self.pool_checkout().is_some() {
+            [StackEvent::Acquire, StackEvent::LastUse, StackEvent::Open]
+        } else {
+            [StackEvent::LastUse, StackEvent::Acquire, StackEvent::Open]
+        }
+    }
+
+    /// The application's innermost frame, and the event whose stack it is on.
+    #[must_use]
+    pub fn blame(&self) -> Option<(StackEvent, &Frame)> {
+        self.blame_order().into_iter().find_map(|of| Some((of, app_frame(self.stack(of)?)?)))
+    }
+
+    /// The stacks there are, the one to read first at the front.
+    #[must_use]
+    pub fn stacks(&self) -> Vec<(StackEvent, &Stack)> {
+        self.blame_order().into_iter().filter_map(|of| Some((of, self.stack(of)?))).collect()
+    }
+
+    /// The path of the present use.
+    pub(super) fn use_path(&self) -> Option<PathKey> {
+        app_frame(self.stack(StackEvent::LastUse)?).and_then(PathKey::of)
+    }
+}
+
+/// The innermost frame of the application's own that has a name.
+pub(super) fn app_frame(stack: &Stack) -> Option<&Frame> {
+    stack.frames.iter().find(|frame| frame.kind == FrameKind::App && frame.symbol.is_some())
+}

@@ -1,0 +1,124 @@
+//! What the rules say: findings, how certain they are, and the words for both.
+//!
+//! May import `model::event`, `model::process` and `serde`. Invariant: a finding holds everything
+//! a report says about it, so a report asks no rule.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    event::{ConnId, Frame, Stack, StackEvent},
+    process::ProcId,
+};
+
+/// What is wrong with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Taken and not given back, and silent.
+    Leak,
+    /// Silent inside an open transaction.
+    IdleInTransaction,
+    /// Opened and never used.
+    NeverUsed,
+    /// The server works on one statement: information, no fault.
+    LongQuery,
+}
+
+impl Verdict {
+    /// The verdict says that something is wrong, so it decides the exit code.
+    #[must_use]
+    pub const fn is_fault(self) -> bool {
+        !matches!(self, Self::LongQuery)
+    }
+
+    /// Words for reports.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Leak => "leak",
+            Self::IdleInTransaction => "idle in transaction",
+            Self::NeverUsed => "never used",
+            Self::LongQuery => "long query",
+        }
+    }
+}
+
+/// How far the evidence goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Certainty {
+    /// A healthy explanation remains, and the evidence names it.
+    Suspected,
+    /// What is known of pools leaves no other explanation.
+    Strong,
+    /// Both ends of the checkout are observed, or the server says so itself.
+    Proven,
+}
+
+impl Certainty {
+    /// One step less.
+    #[must_use]
+    pub const fn lowered(self) -> Self {
+        match self {
+            Self::Proven => Self::Strong,
+            Self::Strong | Self::Suspected => Self::Suspected,
+        }
+    }
+
+    /// Words for reports.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Suspected => "suspected",
+            Self::Strong => "strong",
+            Self::Proven => "proven",
+        }
+    }
+}
+
+/// Shortest and longest of a group, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub min: u64,
+    pub max: u64,
+}
+
+impl Span {
+    /// The span of some durations; `None` of none.
+    pub(super) fn of(nanos: impl IntoIterator<Item = u64>) -> Option<Self> {
+        nanos.into_iter().fold(None, |span, n| {
+            Some(span.map_or(Self { min: n, max: n }, |s: Self| Self {
+                min: s.min.min(n),
+                max: s.max.max(n),
+            }))
+        })
+    }
+}
+
+/// A verdict about a group of connections that share a cause.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    pub verdict: Verdict,
+    pub certainty: Certainty,
+    pub process: ProcId,
+    /// Name in the catalogue, when recognised.
+    pub pool: Option<String>,
+    /// The application's innermost frame, and the event whose stack it is on; `None` when no
+    /// stack of the group shows application code.
+    pub blame: Option<(StackEvent, Frame)>,
+    /// The stacks of the connection that was silent for longest.
+    pub stacks: Vec<(StackEvent, Stack)>,
+    /// Silent longest first.
+    pub connections: Vec<ConnId>,
+    /// Time since the checkout, or since the open where that is what counts; `None` when unknown.
+    pub held: Option<Span>,
+    pub silent: Span,
+    /// New ones per minute since the first of them; `None` when too few to tell.
+    pub growth_per_minute: Option<f64>,
+    /// Of these, connections whose process ended first.
+    pub ended_by_exit: usize,
+    /// Why we say so: sentences.
+    pub evidence: Vec<String>,
+    /// What to do: one sentence.
+    pub hint: String,
+}

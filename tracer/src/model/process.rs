@@ -1,0 +1,172 @@
+//! A process as the model knows it: its descriptors, what its code paths do with connections, and
+//! the connections it closed that some verdict still needs.
+//!
+//! May import `model::event`. Invariants: identity is our own number, never the pid; every
+//! collection here is bounded by a constant of this module.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::event::{ConnId, Fd, Frame, MonoNanos, Peer, Pid, ProcessSeen, Runtime};
+
+/// Distinct last-use paths kept for one process. Uses by further paths are not counted, so those
+/// paths never extend a finding.
+const MAX_PATHS: usize = 1_024;
+
+/// Closed connections kept for one process. When full the oldest is forgotten, and growth of the
+/// pool since before then is unknown.
+const MAX_PAST: usize = 256;
+
+/// A process's identity: given out once, also when the kernel reuses the pid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProcId(pub u32);
+
+/// A place in the code: what makes two uses of connections "the same path".
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PathKey {
+    pub function: String,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+}
+
+impl PathKey {
+    /// The path of a named frame.
+    #[must_use]
+    pub fn of(frame: &Frame) -> Option<Self> {
+        let symbol = frame.symbol.as_ref()?;
+        Some(Self {
+            function: symbol.function.clone(),
+            file: symbol.file.clone(),
+            line: symbol.line,
+        })
+    }
+}
+
+/// What became of the sampled uses of connections by one path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathUse {
+    /// Uses whose stack was sampled.
+    pub sampled: u64,
+    /// Of those, uses after which the same connection was used again.
+    pub followed: u64,
+    /// Connections that this path left silent past the threshold while a new one was opened, and
+    /// that were used again after all: each one speaks against the inference.
+    pub refuted: u64,
+}
+
+/// Who a session is: connections of one pool agree in all three.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Identity {
+    pub(super) user: String,
+    pub(super) database: String,
+    pub(super) application_name: Option<String>,
+}
+
+/// A closed connection, as far as the inference about the others needs it.
+#[derive(Clone, Debug)]
+pub(super) struct Past {
+    pub(super) peer: Peer,
+    pub(super) identity: Option<Identity>,
+    /// `None`: it existed before the start.
+    pub(super) opened_at: Option<MonoNanos>,
+    pub(super) closed_at: MonoNanos,
+    pub(super) tid: Option<u32>,
+    /// First time it was seen used.
+    pub(super) used_at: Option<MonoNanos>,
+    pub(super) paths: Vec<PathKey>,
+}
+
+/// A process.
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub id: ProcId,
+    pub pid: Pid,
+    /// What is known about it; after `fork` the parent's until its own is known.
+    pub seen: Option<ProcessSeen>,
+    /// [`seen`](Self::seen) is its own, not its parent's.
+    pub(super) seen_directly: bool,
+    /// When it ended, if it did.
+    pub ended_at: Option<MonoNanos>,
+    /// Connections it opened, found ones included, and connections of those that are gone.
+    pub opened: u64,
+    pub closed: u64,
+    pub(super) holds: BTreeMap<Fd, ConnId>,
+    /// Connections it opened that are still open somewhere.
+    pub(super) alive: BTreeSet<ConnId>,
+    paths: BTreeMap<PathKey, PathUse>,
+    past: VecDeque<Past>,
+    /// Closed connections were forgotten up to this time because there were too many.
+    pub(super) forgotten_until: Option<MonoNanos>,
+}
+
+impl Process {
+    pub(super) fn new(id: ProcId, pid: Pid, seen: Option<ProcessSeen>) -> Self {
+        Self {
+            id,
+            pid,
+            seen,
+            seen_directly: false,
+            ended_at: None,
+            opened: 0,
+            closed: 0,
+            holds: BTreeMap::new(),
+            alive: BTreeSet::new(),
+            paths: BTreeMap::new(),
+            past: VecDeque::new(),
+            forgotten_until: None,
+        }
+    }
+
+    /// The runtime, when recognised.
+    #[must_use]
+    pub fn runtime(&self) -> Option<Runtime> {
+        self.seen.as_ref()?.runtime
+    }
+
+    /// Acquire and release of some pool of this process are probed.
+    #[must_use]
+    pub fn is_observed(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.pools.iter().any(|pool| pool.observed))
+    }
+
+    /// What is known of the uses by a path.
+    #[must_use]
+    pub fn path(&self, path: &PathKey) -> PathUse {
+        self.paths.get(path).copied().unwrap_or_default()
+    }
+
+    /// The counters of a path; `None` when there are too many paths already.
+    pub(super) fn path_mut(&mut self, path: &PathKey) -> Option<&mut PathUse> {
+        if !self.paths.contains_key(path) {
+            if self.paths.len() >= MAX_PATHS {
+                return None;
+            }
+            self.paths.insert(path.clone(), PathUse::default());
+        }
+        self.paths.get_mut(path)
+    }
+
+    pub(super) fn past(&self) -> impl Iterator<Item = &Past> {
+        self.past.iter()
+    }
+
+    /// Keeps a closed connection. Returns false when an older one had to be forgotten for it.
+    pub(super) fn remember(&mut self, past: Past) -> bool {
+        let full = self.past.len() >= MAX_PAST;
+        if full && let Some(oldest) = self.past.pop_front() {
+            self.forgotten_until = self.forgotten_until.max(Some(oldest.closed_at));
+        }
+        self.past.push_back(past);
+        !full
+    }
+
+    /// Forgets closed connections that ended before `since`: nothing alive was silent then.
+    pub(super) fn forget_before(&mut self, since: MonoNanos) {
+        self.past.retain(|past| past.closed_at >= since);
+    }
+
+    /// The image was replaced: the code and its pools are gone.
+    pub(super) fn forget_code(&mut self) {
+        self.paths.clear();
+        self.past.clear();
+    }
+}

@@ -1,0 +1,70 @@
+//! `idle in transaction`: the server's last word was an open transaction, and then silence.
+//!
+//! May import the model only. The state is the server's own (ReadyForQuery `T` or `E`), so no pool
+//! has to be known.
+
+use super::{Case, Grounds, Rule, Scene};
+use crate::model::{
+    connection::Connection,
+    event::{MonoNanos, TxStatus},
+    finding::{Certainty, Verdict},
+    tracker::Settings,
+    words::{count, duration},
+};
+
+/// The rule.
+pub(super) struct IdleInTransaction;
+
+impl Rule for IdleInTransaction {
+    fn verdict(&self) -> Verdict {
+        Verdict::IdleInTransaction
+    }
+
+    fn check(&self, scene: &Scene, conn: &Connection) -> Option<Grounds> {
+        let status = conn.in_transaction()?;
+        let given_back = conn.pool_checkout().is_some_and(|checkout| !checkout.held);
+        // A closed peer has rolled back.
+        (scene.is_silent(conn) && !conn.peer_closed())
+            .then_some(Grounds::Transaction { status, given_back })
+    }
+
+    fn held_since(&self, _conn: &Connection) -> Option<MonoNanos> {
+        None
+    }
+
+    fn certainty(&self, _settings: Settings, _group: &[Case]) -> Certainty {
+        Certainty::Proven
+    }
+
+    fn evidence(&self, settings: Settings, group: &[Case]) -> Vec<String> {
+        let mut evidence = vec![format!(
+            "The server's last word on {} was that a transaction is open, and nothing was sent \
+             since for more than the threshold of {}.",
+            count(group.len(), "connection", "connections"),
+            duration(settings.threshold),
+        )];
+        let of = |wanted: fn(&Grounds) -> bool| {
+            group.iter().filter(|case| wanted(&case.grounds)).count()
+        };
+        let failed =
+            of(|grounds| matches!(grounds, Grounds::Transaction { status: TxStatus::Failed, .. }));
+        if failed > 0 {
+            evidence
+                .push(format!("In {failed} of them a statement failed: only ROLLBACK can follow."));
+        }
+        let given_back =
+            of(|grounds| matches!(grounds, Grounds::Transaction { given_back: true, .. }));
+        if given_back > 0 {
+            evidence.push(format!(
+                "{given_back} of them went back to the pool like this: the next user inherits \
+                 the transaction."
+            ));
+        }
+        evidence
+    }
+
+    fn hint(&self) -> &'static str {
+        "End the transaction on every path (COMMIT, or ROLLBACK on errors) and do slow outside \
+         work before BEGIN; until then its locks and old row versions stay."
+    }
+}

@@ -1,0 +1,71 @@
+//! `leak`, observed: a pool's probes saw the acquire and no release, and the wire is silent.
+//!
+//! May import the model only. Both ends of a checkout are probed, so nothing is inferred.
+
+use super::{Case, Grounds, Rule, Scene};
+use crate::model::{
+    connection::Connection,
+    event::MonoNanos,
+    finding::{Certainty, Span, Verdict},
+    tracker::Settings,
+    words::{count, duration},
+};
+
+/// The rule.
+pub(super) struct LeakObserved;
+
+impl Rule for LeakObserved {
+    fn verdict(&self) -> Verdict {
+        Verdict::Leak
+    }
+
+    fn check(&self, scene: &Scene, conn: &Connection) -> Option<Grounds> {
+        let checkout = conn.pool_checkout().filter(|checkout| checkout.held)?;
+        // Just taken and not spoken on yet: the wire's silence is older than the checkout.
+        let taken = scene.now.since(checkout.acquired_at?);
+        let quiet = scene.is_silent(conn) && taken >= scene.settings.threshold;
+        (quiet && conn.active() != Some(true)).then_some(Grounds::Checkout)
+    }
+
+    fn held_since(&self, conn: &Connection) -> Option<MonoNanos> {
+        conn.pool_checkout()?.acquired_at
+    }
+
+    fn certainty(&self, _settings: Settings, _group: &[Case]) -> Certainty {
+        Certainty::Proven
+    }
+
+    fn evidence(&self, settings: Settings, group: &[Case]) -> Vec<String> {
+        let mut evidence = Vec::new();
+        let held = Span::of(
+            group.iter().filter_map(|case| Some(case.at.since(self.held_since(&case.conn)?))),
+        );
+        if let Some(held) = held {
+            evidence.push(format!(
+                "The pool gave {} out and never saw {} again; the shortest has been out for {}.",
+                count(group.len(), "connection", "connections"),
+                if group.len() == 1 { "it" } else { "them" },
+                duration(held.min),
+            ));
+        }
+        evidence.push(format!(
+            "No byte moved in either direction for more than the threshold of {}, and the server \
+             is not working on anything.",
+            duration(settings.threshold),
+        ));
+        let open = group.iter().filter(|case| case.conn.in_transaction().is_some()).count();
+        if open > 0 {
+            evidence.push(format!(
+                "The server says that {} idle in transaction: locks and old row versions are kept \
+                 as well.",
+                if open == 1 { "1 is".to_owned() } else { format!("{open} are") },
+            ));
+        }
+        evidence
+    }
+
+    fn hint(&self) -> &'static str {
+        "Give the connection back on every path out of this function, early returns and errors \
+         included (defer, finally, using, with, or close the rows)."
+    }
+}

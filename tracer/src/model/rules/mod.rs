@@ -1,0 +1,130 @@
+//! The rules: each is a value that looks at one connection and says whether its verdict applies,
+//! how certain that is for a group, why, and what to do.
+//!
+//! May import the model only. Invariants: a connection gets at most one verdict, that of the first
+//! rule in [`RULES`] that applies; a rule reads no clock and changes nothing; what is silent on
+//! purpose reaches no rule that is about silence.
+
+mod bypass;
+mod group;
+mod idle_in_transaction;
+mod leak_inferred;
+mod leak_observed;
+mod long_query;
+mod loss;
+mod never_used;
+mod purpose;
+
+use std::collections::BTreeMap;
+
+pub(super) use bypass::{Bypass, is_bypassed};
+pub(super) use group::findings;
+pub use loss::lowers_certainty;
+
+use super::{
+    connection::Connection,
+    event::{ConnId, MonoNanos, TxStatus},
+    finding::{Certainty, Verdict},
+    process::Process,
+    tracker::Settings,
+};
+
+/// Everything a rule may look at besides the connection.
+pub(super) struct Scene<'a> {
+    pub(super) settings: Settings,
+    pub(super) now: MonoNanos,
+    pub(super) process: &'a Process,
+    /// Connections of the process that a pool would not have passed over, had it had them.
+    pub(super) bypassed: BTreeMap<ConnId, Bypass>,
+}
+
+impl<'a> Scene<'a> {
+    /// The scene of one process; `alive` are the connections it opened that are still open.
+    pub(super) fn new(
+        settings: Settings,
+        now: MonoNanos,
+        process: &'a Process,
+        alive: &[&Connection],
+    ) -> Self {
+        let bypassed = bypass::survey(settings, now, process, alive);
+        Self { settings, now, process, bypassed }
+    }
+
+    /// Silent past the threshold.
+    fn is_silent(&self, conn: &Connection) -> bool {
+        conn.silence(self.now) >= self.settings.threshold
+    }
+}
+
+/// Why a rule applies to a connection.
+#[derive(Clone, Debug)]
+pub(super) enum Grounds {
+    Checkout,
+    Bypass(Bypass),
+    Transaction { status: TxStatus, given_back: bool },
+    Unused(Option<Bypass>),
+    Active { known: bool },
+}
+
+/// A connection to which a rule applies.
+#[derive(Clone, Debug)]
+pub(super) struct Case {
+    /// Index in [`RULES`].
+    pub(super) rule: usize,
+    pub(super) grounds: Grounds,
+    pub(super) conn: Connection,
+    /// When it was judged.
+    pub(super) at: MonoNanos,
+    /// Its process ended then.
+    pub(super) ended: bool,
+}
+
+/// A rule.
+pub(super) trait Rule: Sync {
+    fn verdict(&self) -> Verdict;
+
+    /// Whether the verdict applies.
+    fn check(&self, scene: &Scene, conn: &Connection) -> Option<Grounds>;
+
+    /// Since when the connection is held, for growth and for the report.
+    fn held_since(&self, conn: &Connection) -> Option<MonoNanos>;
+
+    /// How certain it is for all of a group, before losses.
+    fn certainty(&self, settings: Settings, group: &[Case]) -> Certainty;
+
+    /// Why we say so, in sentences.
+    fn evidence(&self, settings: Settings, group: &[Case]) -> Vec<String>;
+
+    /// What to do, in a sentence.
+    fn hint(&self) -> &'static str;
+}
+
+/// The rules; the first that applies to a connection decides its verdict.
+pub(super) const RULES: [&dyn Rule; 5] = [
+    &leak_observed::LeakObserved,
+    &idle_in_transaction::IdleInTransaction,
+    &leak_inferred::LeakInferred,
+    &never_used::NeverUsed,
+    &long_query::LongQuery,
+];
+
+/// Judges some connections of a process.
+pub(super) fn judge<'c>(
+    scene: &Scene,
+    connections: impl Iterator<Item = &'c Connection>,
+    ended: bool,
+) -> Vec<Case> {
+    if purpose::is_pooler(scene.process) {
+        return Vec::new();
+    }
+    connections
+        .filter(|conn| conn.is_session() && !purpose::is_silent_on_purpose(conn))
+        .filter_map(|conn| {
+            let (rule, grounds) = RULES
+                .iter()
+                .enumerate()
+                .find_map(|(index, rule)| Some((index, rule.check(scene, conn)?)))?;
+            Some(Case { rule, grounds, conn: conn.clone(), at: scene.now, ended })
+        })
+        .collect()
+}

@@ -1,0 +1,600 @@
+//! The correlation state machine: from events to live connections, their holders, and findings.
+//!
+//! May import the model only. Invariants: [`Tracker::apply`] never fails: what does not fit what
+//! was known is counted as an [`Anomaly`] and the newer event wins; every collection is bounded by
+//! a constant of this module or of [`process`](super::process); a process is known by our own
+//! number, so a reused pid inherits nothing; a connection lives until its last (process,
+//! descriptor) holder is gone.
+
+use std::collections::BTreeMap;
+
+use super::{
+    connection::{Connection, Opened, StackOf, app_frame},
+    event::{
+        ConnId, Event, Fd, MonoNanos, Pid, ProcessSeen, Stack, StackEvent, WirePhase, WireState,
+    },
+    finding::Finding,
+    process::{Past, PathKey, ProcId, Process},
+    rules::{self, Case, Scene},
+};
+
+/// Live connections known at once; further ones are counted as [`Anomaly::TooManyConnections`].
+const MAX_CONNECTIONS: usize = 65_536;
+/// Processes known at once; further ones are counted as [`Anomaly::TooManyProcesses`].
+const MAX_PROCESSES: usize = 32_768;
+/// Connections kept for findings after their process ended; further ones are counted as
+/// [`Anomaly::TooManyEnded`].
+const MAX_ENDED: usize = 4_096;
+/// Frames of one stack; the outer ones beyond are cut.
+const MAX_FRAMES: usize = 512;
+/// Distinct reasons of loss; further ones are counted together.
+const MAX_REASONS: usize = 64;
+/// Closed connections are kept this long after anything alive could need them, for opens that
+/// replace them; in nanoseconds.
+const PAST_GRACE: u64 = 10_000_000_000;
+
+/// What decides when silence is worth a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Held and silent for this long in nanoseconds is a finding.
+    pub threshold: u64,
+    /// Silent for this long in nanoseconds is worth resolving stacks for.
+    pub soft_threshold: u64,
+}
+
+impl Settings {
+    /// Settings for a threshold in nanoseconds; the soft one is a tenth of it, at most a second.
+    #[must_use]
+    pub const fn new(threshold: u64) -> Self {
+        let tenth = threshold / 10;
+        Self {
+            threshold,
+            soft_threshold: if tenth < 1_000_000_000 { tenth } else { 1_000_000_000 },
+        }
+    }
+}
+
+/// Something that did not fit what was known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Anomaly {
+    /// A descriptor was opened that another connection was thought to have: its close was missed.
+    MissedClose,
+    /// A process id appeared anew without the old process's exit.
+    MissedExit,
+    /// A connection was opened that is open already.
+    OpenedTwice,
+    /// An event about a connection that is not open.
+    UnknownConnection,
+    /// A close of a descriptor that did not refer to the connection.
+    NotHeld,
+    TooManyConnections,
+    TooManyProcesses,
+    TooManyEnded,
+    /// A closed connection was forgotten although it could still be evidence.
+    Forgotten,
+}
+
+impl Anomaly {
+    /// Name in reports and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MissedClose => "missed_close",
+            Self::MissedExit => "missed_exit",
+            Self::OpenedTwice => "opened_twice",
+            Self::UnknownConnection => "unknown_connection",
+            Self::NotHeld => "not_held",
+            Self::TooManyConnections => "too_many_connections",
+            Self::TooManyProcesses => "too_many_processes",
+            Self::TooManyEnded => "too_many_ended",
+            Self::Forgotten => "forgotten",
+        }
+    }
+
+    /// Something of the model's own was left out, as opposed to events that do not fit.
+    #[must_use]
+    pub const fn is_limit(self) -> bool {
+        matches!(
+            self,
+            Self::TooManyConnections
+                | Self::TooManyProcesses
+                | Self::TooManyEnded
+                | Self::Forgotten
+        )
+    }
+}
+
+/// Counts since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Connections that became known, found ones included.
+    pub opened: u64,
+    /// Of these, found at the start.
+    pub existing: u64,
+    /// Connections whose last holder is gone.
+    pub closed: u64,
+    pub events: u64,
+}
+
+/// What is known, and what follows from it.
+#[derive(Clone, Debug)]
+pub struct Tracker {
+    settings: Settings,
+    now: MonoNanos,
+    connections: BTreeMap<ConnId, Connection>,
+    processes: BTreeMap<ProcId, Process>,
+    by_pid: BTreeMap<Pid, ProcId>,
+    next_process: u32,
+    ended: Vec<Case>,
+    lost: BTreeMap<String, u64>,
+    anomalies: BTreeMap<Anomaly, u64>,
+    totals: Totals,
+}
+
+impl Tracker {
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            now: MonoNanos(0),
+            connections: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            by_pid: BTreeMap::new(),
+            next_process: 0,
+            ended: Vec::new(),
+            lost: BTreeMap::new(),
+            anomalies: BTreeMap::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    #[must_use]
+    pub const fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// Time of the latest event.
+    #[must_use]
+    pub const fn now(&self) -> MonoNanos {
+        self.now
+    }
+
+    #[must_use]
+    pub const fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Losses by reason.
+    #[must_use]
+    pub const fn lost(&self) -> &BTreeMap<String, u64> {
+        &self.lost
+    }
+
+    #[must_use]
+    pub const fn anomalies(&self) -> &BTreeMap<Anomaly, u64> {
+        &self.anomalies
+    }
+
+    /// Connections open now, oldest identity first.
+    pub fn live(&self) -> impl Iterator<Item = &Connection> {
+        self.connections.values()
+    }
+
+    /// Connections that ended with their process and belong to a finding.
+    pub fn ended(&self) -> impl Iterator<Item = (&Connection, MonoNanos)> {
+        self.ended.iter().map(|case| (&case.conn, case.at))
+    }
+
+    /// Processes alive, and those that ended with findings.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.processes.values()
+    }
+
+    #[must_use]
+    pub fn process(&self, id: ProcId) -> Option<&Process> {
+        self.processes.get(&id)
+    }
+
+    /// Takes an event in.
+    pub fn apply(&mut self, event: &Event) {
+        self.now = self.now.max(event.at());
+        self.totals.events += 1;
+        match event {
+            Event::Process { pid, process, .. } => self.seen(*pid, process),
+            Event::Fork { at, parent, child } => self.fork(*at, *parent, *child),
+            Event::Exec { at, pid, kept } => self.exec(*at, *pid, kept),
+            Event::Exit { at, pid } => self.exit(*at, *pid),
+            Event::Open { at, conn, pid, fd, tid, peer, existing } => {
+                let opened = Opened {
+                    at: *at,
+                    pid: *pid,
+                    fd: *fd,
+                    tid: *tid,
+                    peer: peer.clone(),
+                    existing: *existing,
+                };
+                self.open(*conn, opened);
+            }
+            Event::Duplicate { at, conn, pid, fd } => self.duplicate(*at, *conn, *pid, *fd),
+            Event::Close { at, conn, pid, fd } => self.close(*at, *conn, *pid, *fd),
+            Event::Wire { at, conn, local_port, state } => {
+                self.wire(*at, *conn, *local_port, state);
+            }
+            Event::Stack { conn, of, uses, stack, .. } => self.stack(*conn, *of, *uses, stack),
+            Event::Lost { reason, total, .. } => self.lose(reason, *total),
+            Event::Tick { .. } => self.tick(),
+        }
+    }
+
+    /// Stacks worth resolving now: of connections silent past the soft threshold whose present
+    /// open, acquire or use has none yet. The number is what the answer must carry as `uses`.
+    #[must_use]
+    pub fn wanted_stacks(&self, now: MonoNanos) -> Vec<(ConnId, StackEvent, u64)> {
+        let mut wanted = Vec::new();
+        for conn in self.connections.values() {
+            let silence = conn.silence(now);
+            if silence < self.settings.soft_threshold || !conn.is_session() {
+                continue;
+            }
+            let checkout = conn.wire.as_ref().and_then(|wire| wire.checkout.as_ref());
+            let held = checkout.is_some_and(|checkout| checkout.held);
+            let long = silence >= self.settings.threshold;
+            if conn.active() == Some(true) && !held && !long {
+                continue;
+            }
+            for of in [StackEvent::Acquire, StackEvent::LastUse, StackEvent::Open] {
+                let Some(uses) = conn.missing(of) else { continue };
+                if of != StackEvent::Acquire || held {
+                    wanted.push((conn.id, of, uses));
+                }
+            }
+        }
+        wanted
+    }
+
+    /// What follows from everything known at `now`, worst first.
+    #[must_use]
+    pub fn findings(&self, now: MonoNanos) -> Vec<Finding> {
+        let mut cases = self.ended.clone();
+        for process in self.processes.values().filter(|process| process.ended_at.is_none()) {
+            cases.extend(self.judge(process, now, false));
+        }
+        rules::findings(self.settings, now, cases, &self.processes, &self.lost)
+    }
+
+    /// Cases among the connections that a process answers for.
+    fn judge(&self, process: &Process, now: MonoNanos, ended: bool) -> Vec<Case> {
+        let alive = self.alive(process);
+        let scene = Scene::new(self.settings, now, process, &alive);
+        let held: std::collections::BTreeSet<ConnId> = process.holds.values().copied().collect();
+        let held = held
+            .iter()
+            .filter_map(|id| self.connections.get(id))
+            .filter(|conn| conn.owner == process.id);
+        rules::judge(&scene, held, ended)
+    }
+
+    /// Connections that a process opened and that are still open somewhere.
+    fn alive(&self, process: &Process) -> Vec<&Connection> {
+        process.alive.iter().filter_map(|id| self.connections.get(id)).collect()
+    }
+
+    fn count(&mut self, anomaly: Anomaly) {
+        *self.anomalies.entry(anomaly).or_insert(0) += 1;
+    }
+
+    fn process_mut(&mut self, pid: Pid) -> Option<&mut Process> {
+        self.processes.get_mut(self.by_pid.get(&pid)?)
+    }
+
+    /// The process of a pid, made known if it is not; `None` when there are too many.
+    fn process_of(&mut self, pid: Pid) -> Option<ProcId> {
+        if let Some(id) = self.by_pid.get(&pid) {
+            return Some(*id);
+        }
+        if self.processes.len() >= MAX_PROCESSES {
+            self.count(Anomaly::TooManyProcesses);
+            return None;
+        }
+        let id = ProcId(self.next_process);
+        self.next_process = self.next_process.wrapping_add(1);
+        self.processes.insert(id, Process::new(id, pid, None));
+        self.by_pid.insert(pid, id);
+        Some(id)
+    }
+
+    fn seen(&mut self, pid: Pid, seen: &ProcessSeen) {
+        let Some(id) = self.process_of(pid) else { return };
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        let other = process
+            .seen
+            .as_ref()
+            .and_then(|known| known.start_time)
+            .zip(seen.start_time)
+            .is_some_and(|(known, new)| known != new);
+        // A forked child starts with its parent's facts, start time included.
+        if other && process.opened > 0 && process.seen_directly {
+            self.count(Anomaly::MissedExit);
+            self.end(self.now, pid);
+            return self.seen(pid, seen);
+        }
+        process.seen = Some(seen.clone());
+        process.seen_directly = true;
+    }
+
+    fn fork(&mut self, at: MonoNanos, parent: Pid, child: Pid) {
+        if self
+            .by_pid
+            .get(&child)
+            .and_then(|id| self.processes.get(id))
+            .is_some_and(|known| !known.holds.is_empty())
+        {
+            self.count(Anomaly::MissedExit);
+            self.end(at, child);
+        }
+        let Some(parent) = self.process_mut(parent) else { return };
+        if parent.holds.is_empty() {
+            return;
+        }
+        let (holds, seen) = (parent.holds.clone(), parent.seen.clone());
+        let Some(child) = self.process_of(child) else { return };
+        for id in holds.values() {
+            if let Some(conn) = self.connections.get_mut(id) {
+                conn.holders += 1;
+            }
+        }
+        if let Some(child) = self.processes.get_mut(&child) {
+            child.holds = holds;
+            child.seen = child.seen.take().or(seen);
+        }
+    }
+
+    fn exec(&mut self, at: MonoNanos, pid: Pid, kept: &[Fd]) {
+        let Some(process) = self.process_mut(pid) else { return };
+        process.forget_code();
+        let dropped: Vec<_> = process
+            .holds
+            .iter()
+            .filter(|(fd, _)| !kept.contains(fd))
+            .map(|(fd, conn)| (*fd, *conn))
+            .collect();
+        let id = process.id;
+        for (fd, conn) in dropped {
+            self.drop_holder(at, id, fd, conn);
+        }
+    }
+
+    fn exit(&mut self, at: MonoNanos, pid: Pid) {
+        self.end(at, pid);
+    }
+
+    /// The process is gone: what it held alone is closed, and what looked wrong then is kept.
+    fn end(&mut self, at: MonoNanos, pid: Pid) {
+        let Some(id) = self.by_pid.remove(&pid) else { return };
+        let Some(process) = self.processes.get(&id) else { return };
+        let cases = self.judge(process, at.max(self.now), true);
+        let holds: Vec<_> = process.holds.iter().map(|(fd, conn)| (*fd, *conn)).collect();
+        for (fd, conn) in holds {
+            self.drop_holder(at, id, fd, conn);
+        }
+        let mut kept = false;
+        for case in cases {
+            // Another process still holds it and answers for it now.
+            if self.connections.contains_key(&case.conn.id) {
+                continue;
+            }
+            if self.ended.len() >= MAX_ENDED {
+                self.count(Anomaly::TooManyEnded);
+                continue;
+            }
+            self.ended.push(case);
+            kept = true;
+        }
+        if kept {
+            if let Some(process) = self.processes.get_mut(&id) {
+                process.ended_at = Some(at);
+            }
+        } else {
+            self.processes.remove(&id);
+        }
+    }
+
+    fn open(&mut self, conn: ConnId, opened: Opened) {
+        if self.connections.contains_key(&conn) {
+            return self.count(Anomaly::OpenedTwice);
+        }
+        if self.connections.len() >= MAX_CONNECTIONS {
+            return self.count(Anomaly::TooManyConnections);
+        }
+        let Some(process) = self.process_of(opened.pid) else { return };
+        let (at, fd) = (opened.at, opened.fd);
+        self.totals.opened += 1;
+        self.totals.existing += u64::from(opened.existing.is_some());
+        self.connections.insert(conn, Connection::new(conn, process, opened));
+        if let Some(process) = self.processes.get_mut(&process) {
+            process.opened += 1;
+            process.alive.insert(conn);
+        }
+        self.hold(at, process, fd, conn);
+    }
+
+    fn duplicate(&mut self, at: MonoNanos, conn: ConnId, pid: Pid, fd: Fd) {
+        if !self.connections.contains_key(&conn) {
+            return self.count(Anomaly::UnknownConnection);
+        }
+        if let Some(process) = self.process_of(pid) {
+            self.hold(at, process, fd, conn);
+        }
+    }
+
+    fn close(&mut self, at: MonoNanos, conn: ConnId, pid: Pid, fd: Fd) {
+        if !self.connections.contains_key(&conn) {
+            return self.count(Anomaly::UnknownConnection);
+        }
+        let holder = self.process_mut(pid).filter(|process| process.holds.get(&fd) == Some(&conn));
+        match holder.map(|process| process.id) {
+            Some(process) => self.drop_holder(at, process, fd, conn),
+            None => self.count(Anomaly::NotHeld),
+        }
+    }
+
+    /// The descriptor of a process refers to the connection from now on.
+    fn hold(&mut self, at: MonoNanos, process: ProcId, fd: Fd, conn: ConnId) {
+        let holder = self.processes.get(&process);
+        match holder.and_then(|process| process.holds.get(&fd)).copied() {
+            Some(held) if held == conn => return,
+            Some(other) => {
+                self.count(Anomaly::MissedClose);
+                self.drop_holder(at, process, fd, other);
+            }
+            None => {}
+        }
+        if let (Some(process), Some(held)) =
+            (self.processes.get_mut(&process), self.connections.get_mut(&conn))
+        {
+            process.holds.insert(fd, conn);
+            held.holders += 1;
+        }
+    }
+
+    /// The descriptor of a process does not refer to the connection any more.
+    fn drop_holder(&mut self, at: MonoNanos, process: ProcId, fd: Fd, conn: ConnId) {
+        let Some(holder) = self.processes.get_mut(&process) else { return };
+        holder.holds.remove(&fd);
+        let keeps = holder.holds.values().any(|held| *held == conn);
+        let Some(dropped) = self.connections.get_mut(&conn) else { return };
+        dropped.holders = dropped.holders.saturating_sub(1);
+        if dropped.holders == 0 {
+            return self.closed(at, conn);
+        }
+        if dropped.owner == process && !keeps {
+            // The oldest of the other holders answers for it.
+            let heir = self
+                .processes
+                .values()
+                .find(|other| other.holds.values().any(|held| *held == conn));
+            if let Some(heir) = heir {
+                dropped.owner = heir.id;
+            }
+        }
+    }
+
+    /// The last holder is gone.
+    fn closed(&mut self, at: MonoNanos, conn: ConnId) {
+        let Some(conn) = self.connections.remove(&conn) else { return };
+        self.totals.closed += 1;
+        let Some(opener) = self.processes.get_mut(&conn.opener) else { return };
+        opener.closed += 1;
+        opener.alive.remove(&conn.id);
+        // Only sessions say something about a pool, and only while others are alive.
+        if !conn.is_session() || opener.alive.is_empty() {
+            return;
+        }
+        let identity = conn.identity();
+        let existing = conn.opened.existing.is_some();
+        let remembered = opener.remember(Past {
+            identity,
+            opened_at: (!existing).then_some(conn.opened.at),
+            closed_at: at,
+            tid: conn.opened.tid,
+            used_at: conn.used_at,
+            paths: conn.paths,
+            peer: conn.opened.peer,
+        });
+        if !remembered {
+            self.count(Anomaly::Forgotten);
+        }
+    }
+
+    fn wire(&mut self, at: MonoNanos, id: ConnId, local_port: Option<u16>, state: &WireState) {
+        let Some(conn) = self.connections.get(&id) else {
+            return self.count(Anomaly::UnknownConnection);
+        };
+        let refuted = self.refutes(conn, state);
+        let path = conn
+            .sampled_use()
+            .and_then(|sampled| Some((sampled.uses, PathKey::of(app_frame(&sampled.stack)?)?)));
+        let Some(conn) = self.connections.get_mut(&id) else { return };
+        conn.local_port = local_port.or(conn.local_port);
+        conn.wire = Some(state.clone());
+        conn.refuted |= refuted;
+        let encrypted = state.phase == WirePhase::Encrypted;
+        if conn.used_at.is_none() && (conn.used() == Some(true) || encrypted) {
+            conn.used_at = Some(state.last_send.unwrap_or(at));
+        }
+        let Some((uses, path)) = path else { return };
+        let newly = state.uses > uses && !conn.followed;
+        conn.followed |= newly;
+        if let Some(process) = self.processes.get_mut(&conn.opener)
+            && let Some(counts) = process.path_mut(&path)
+        {
+            counts.followed += u64::from(newly);
+            counts.refuted += u64::from(refuted);
+        }
+    }
+
+    /// The connection looked lost and speaks again.
+    fn refutes(&self, conn: &Connection, state: &WireState) -> bool {
+        let spoke = state.last_send.filter(|sent| Some(*sent) > conn.last_send());
+        let Some(spoke) = spoke else { return false };
+        if conn.silence(spoke) < self.settings.threshold {
+            return false;
+        }
+        self.processes
+            .get(&conn.opener)
+            .is_some_and(|process| rules::is_bypassed(process, conn, &self.alive(process)))
+    }
+
+    fn stack(&mut self, id: ConnId, of: StackEvent, uses: u64, stack: &Stack) {
+        let Some(conn) = self.connections.get_mut(&id) else {
+            return self.count(Anomaly::UnknownConnection);
+        };
+        let mut stack = stack.clone();
+        if stack.frames.len() > MAX_FRAMES {
+            stack.frames.truncate(MAX_FRAMES);
+            stack.truncated.get_or_insert_with(|| format!("more than {MAX_FRAMES} frames"));
+        }
+        let path = app_frame(&stack).and_then(PathKey::of);
+        let again = conn.sampled_use().is_some_and(|sampled| sampled.uses == uses);
+        conn.keep_stack(of, StackOf { uses, stack });
+        let Some(path) = path else { return };
+        if of != StackEvent::Acquire {
+            conn.keep_path(path.clone());
+        }
+        if of != StackEvent::LastUse || again {
+            return;
+        }
+        // It may have been used again between the copy and its resolution.
+        conn.followed = conn.wire.as_ref().is_some_and(|wire| wire.uses > uses);
+        let followed = conn.followed;
+        if let Some(process) = self.processes.get_mut(&conn.opener)
+            && let Some(counts) = process.path_mut(&path)
+        {
+            counts.sampled += 1;
+            counts.followed += u64::from(followed);
+        }
+    }
+
+    fn lose(&mut self, reason: &str, total: u64) {
+        let full = self.lost.len() >= MAX_REASONS && !self.lost.contains_key(reason);
+        let known = self.lost.entry(if full { "other" } else { reason }.to_owned()).or_insert(0);
+        *known = (*known).max(total);
+    }
+
+    /// Forgets closed connections that no verdict can need any more.
+    fn tick(&mut self) {
+        for process in self.processes.values_mut() {
+            if process.past().next().is_none() {
+                continue;
+            }
+            let oldest = process
+                .alive
+                .iter()
+                .filter_map(|id| self.connections.get(id))
+                .map(Connection::last_byte)
+                .min()
+                .unwrap_or(self.now);
+            process.forget_before(MonoNanos(oldest.0.saturating_sub(PAST_GRACE)));
+        }
+    }
+}
