@@ -1,14 +1,15 @@
 //! The test clients of `tests/clients`, as the README there describes them.
 //!
-//! May import `std` and its neighbours. What is installed under `target/clients` is used; nothing
+//! May import `std`, `xtask` and its neighbours. What is installed under `target/clients` is used; nothing
 //! is installed here.
 
-use std::path::PathBuf;
 use std::process::Command;
 
+use xtask::postgres::Server;
+use xtask::{clients, workspace};
+
+use super::deadline;
 use super::process::Process;
-use super::server::Server;
-use super::{deadline, top};
 
 /// How the Go client was built.
 #[derive(Clone, Copy, Debug)]
@@ -33,18 +34,9 @@ pub enum Kind {
 pub const NODE: Kind = Kind::Node("{}");
 pub const GO: Kind = Kind::Go(Build::Plain, &[]);
 
-/// Where the clients' sources are.
-pub fn sources() -> PathBuf {
-    top().join("tracer/tests/clients")
-}
-
-fn installed() -> PathBuf {
-    top().join("target/clients")
-}
-
 /// The line of `go/leaks.go` that takes the connections of this shape.
 pub fn leak_line(shape: &str) -> u64 {
-    let path = sources().join("go/leaks.go");
+    let path = clients::sources().join("go/leaks.go");
     let source = std::fs::read_to_string(&path).expect("the client's source is in the repository");
     let marker = format!("// LEAK-LINE {shape}");
     let index = source.lines().position(|line| line.ends_with(&marker));
@@ -58,8 +50,8 @@ impl Kind {
             Self::Node(options) => {
                 let mut node = Command::new("node");
                 node.args(["--perf-basic-prof", "--interpreted-frames-native-stack"]);
-                node.arg(sources().join("node/main.js")).arg(options);
-                node.env("NODE_PATH", installed().join("node/node_modules"));
+                node.arg(clients::sources().join("node/main.js")).arg(options);
+                node.env("NODE_PATH", clients::node_modules());
                 node
             }
             Self::Go(build, flags) => {
@@ -68,7 +60,7 @@ impl Kind {
                     Build::Stripped => "go/client-stripped",
                     Build::Pie => "go/client-pie",
                 };
-                let mut go = Command::new(installed().join(name));
+                let mut go = Command::new(workspace::target().join("clients").join(name));
                 go.args(flags);
                 go
             }
@@ -92,9 +84,9 @@ pub fn through(wrapper: &[&str], command: &Command) -> Command {
 }
 
 fn python(script: &str) -> Command {
-    let mut python = Command::new(installed().join("python/bin/python"));
+    let mut python = Command::new(clients::python());
     // The sources stay as they are.
-    python.arg("-B").arg(sources().join(script));
+    python.arg("-B").arg(clients::sources().join(script));
     python
 }
 

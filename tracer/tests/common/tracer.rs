@@ -1,15 +1,16 @@
 //! The built `connleak`, as its user runs it.
 //!
-//! May import `std` and its neighbours.
+//! May import `std`, `xtask` and its neighbours.
 
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use xtask::postgres::Server;
+
 use super::deadline;
 use super::process::Process;
 use super::report::Report;
-use super::server::Server;
 
 /// What a finished run left.
 #[derive(Debug)]

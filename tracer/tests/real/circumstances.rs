@@ -7,16 +7,16 @@ use std::process::Command;
 use std::time::Instant;
 
 use tempfile::TempDir;
+use xtask::postgres::Config;
 
 use crate::common::client::{Client, GO, NODE, leak_line, through};
-use crate::common::server::{Server, Wanted};
 use crate::common::tracer::{Tracer, connleak, run};
-use crate::common::{deadline, process};
+use crate::common::{deadline, process, server, server_with};
 use crate::{COULD_NOT_RUN, FOUND, NOTHING_FOUND};
 
 #[test]
 fn connections_from_before_the_start_are_listed_and_later_leaks_found() {
-    let server = Server::start();
+    let server = server();
     let mut client = Client::start(GO, &server);
     client.run("leak conn 5");
     let tracer = Tracer::watch(&server);
@@ -46,7 +46,7 @@ fn connections_from_before_the_start_are_listed_and_later_leaks_found() {
 
 #[test]
 fn idle_connections_from_before_the_start_are_not_reported() {
-    let server = Server::start();
+    let server = server();
     let mut client = Client::start(NODE, &server);
     client.run("burst 7");
     let tracer = Tracer::watch(&server);
@@ -60,7 +60,7 @@ fn idle_connections_from_before_the_start_are_not_reported() {
 
 #[test]
 fn a_chosen_process_is_watched_and_no_other() {
-    let server = Server::start();
+    let server = server();
     let (mut chosen, mut other) = (Client::start(GO, &server), Client::start(GO, &server));
     let pid = chosen.pid().to_string();
     let tracer = Tracer::watch_with(&server, &["--format", "json", "--pid", &pid]);
@@ -74,7 +74,7 @@ fn a_chosen_process_is_watched_and_no_other() {
 
 #[test]
 fn two_processes_with_the_same_bug_are_two_findings() {
-    let server = Server::start();
+    let server = server();
     let tracer = Tracer::watch(&server);
     let (mut one, mut two) = (Client::start(GO, &server), Client::start(GO, &server));
     one.run("leak rows 3");
@@ -89,7 +89,7 @@ fn two_processes_with_the_same_bug_are_two_findings() {
 
 #[test]
 fn a_process_that_exits_takes_its_connections_with_it() {
-    let server = Server::start();
+    let server = server();
     let tracer = Tracer::watch(&server);
     let mut client = Client::start(GO, &server);
     client.run("leak rows 3");
@@ -101,7 +101,7 @@ fn a_process_that_exits_takes_its_connections_with_it() {
 
 #[test]
 fn connections_over_a_unix_socket_are_watched_too() {
-    let server = Server::start();
+    let server = server();
     let tracer = Tracer::watch(&server);
     let mut client = Client::spawn(GO.command().envs(server.unix_environment()));
     client.run("leak rows 3");
@@ -113,7 +113,7 @@ fn connections_over_a_unix_socket_are_watched_too() {
 
 #[test]
 fn under_tls_the_checkouts_of_go_are_still_observed() {
-    let server = Server::with(Wanted { tls: true, ..Wanted::default() });
+    let server = server_with(&Config { tls: true, ..Config::default() });
     let tracer = Tracer::watch(&server);
     let mut client = Client::start(GO, &server);
     client.run("healthy rows 3");
@@ -131,7 +131,7 @@ fn under_tls_the_checkouts_of_go_are_still_observed() {
 
 #[test]
 fn under_tls_a_healthy_client_is_not_reported() {
-    let server = Server::with(Wanted { tls: true, ..Wanted::default() });
+    let server = server_with(&Config { tls: true, ..Config::default() });
     let tracer = Tracer::watch(&server);
     let mut client = Client::start(GO, &server);
     client.run("healthy rows 7");
@@ -143,7 +143,7 @@ fn under_tls_a_healthy_client_is_not_reported() {
 
 #[test]
 fn a_process_in_its_own_namespaces_is_named_by_the_hosts_pid() {
-    let server = Server::with(Wanted { own_network: true, ..Wanted::default() });
+    let server = server_with(&Config { own_network: true, ..Config::default() });
     let tracer = Tracer::watch(&server);
     let network = format!("--net=/proc/{}/ns/net", server.pid());
     let contained =
@@ -167,7 +167,7 @@ fn a_process_in_its_own_namespaces_is_named_by_the_hosts_pid() {
 
 #[test]
 fn connections_from_before_the_start_are_found_in_other_network_namespaces() {
-    let server = Server::with(Wanted { own_network: true, ..Wanted::default() });
+    let server = server_with(&Config { own_network: true, ..Config::default() });
     let network = format!("--net=/proc/{}/ns/net", server.pid());
     let mut command = through(&["nsenter", &network], &GO.command());
     let mut client = Client::spawn(command.envs(server.environment()));
@@ -179,7 +179,7 @@ fn connections_from_before_the_start_are_found_in_other_network_namespaces() {
 
 #[test]
 fn a_hostile_process_name_is_escaped_in_every_format() {
-    let server = Server::start();
+    let server = server();
     let directory = TempDir::new().expect("a temporary directory");
     // The kernel takes the first 15 bytes of the file's name.
     let path = directory.path().join("\u{1b}[31m<b>\n\"a\u{7}");
@@ -202,7 +202,7 @@ fn a_hostile_process_name_is_escaped_in_every_format() {
 
 #[test]
 fn the_text_names_function_and_line_on_its_first_screen() {
-    let server = Server::start();
+    let server = server();
     let tracer = Tracer::watch_with(&server, &[]);
     let mut client = Client::start(GO, &server);
     client.run("leak rows 7");
@@ -216,7 +216,7 @@ fn the_text_names_function_and_line_on_its_first_screen() {
 
 #[test]
 fn the_report_comes_by_itself_when_the_duration_is_over() {
-    let server = Server::start();
+    let server = server();
     let mut client = Client::start(GO, &server);
     let begun = Instant::now();
     let tracer =
@@ -237,7 +237,7 @@ fn the_report_comes_by_itself_when_the_duration_is_over() {
 
 #[test]
 fn the_report_can_be_written_to_a_file() {
-    let server = Server::start();
+    let server = server();
     let directory = TempDir::new().expect("a temporary directory");
     let path = directory.path().join("report.json");
     let file = path.to_str().expect("plain");
@@ -252,7 +252,7 @@ fn the_report_can_be_written_to_a_file() {
 
 #[test]
 fn a_recording_gives_the_same_report() {
-    let server = Server::start();
+    let server = server();
     let directory = TempDir::new().expect("a temporary directory");
     let path = directory.path().join("recording");
     let file = path.to_str().expect("plain");
@@ -266,7 +266,7 @@ fn a_recording_gives_the_same_report() {
 
 #[test]
 fn a_killed_tracer_leaves_nothing_in_the_kernel() {
-    let server = Server::start();
+    let server = server();
     let tracer = Tracer::watch(&server);
     let mut client = Client::start(GO, &server);
     client.run("leak rows 3");
@@ -280,7 +280,7 @@ fn a_killed_tracer_leaves_nothing_in_the_kernel() {
 
 #[test]
 fn an_interrupted_tracer_leaves_nothing_in_the_kernel() {
-    let server = Server::start();
+    let server = server();
     let tracer = Tracer::watch(&server);
     let mut client = Client::start(GO, &server);
     client.run("leak rows 3");

@@ -1,22 +1,23 @@
 //! The clients do to the server what their README says, with nobody watching: what the other tests
 //! expect of the tracer is first true of the world.
 
+use xtask::postgres::Server;
+
 use crate::common::client::{Build, Client, GO, Kind, NODE};
-use crate::common::server::Server;
+use crate::common::{server, until_sessions};
 
 /// After the command the server has so many sessions in this state.
 fn leaves(server: &Server, kind: Kind, command: &str, state: &str, sessions: u64) {
     let mut client = Client::start(kind, server);
     client.run(command);
-    let condition = format!("state = '{state}'");
-    assert_eq!(server.sessions(&condition), sessions, "{kind:?}: {command}");
+    until_sessions(server, &format!("state = '{state}'"), sessions);
     client.quit();
-    server.until_empty();
+    until_sessions(server, "true", 0);
 }
 
 #[test]
 fn node_clients_hold_what_they_should() {
-    let server = Server::start();
+    let server = server();
     for (command, state, sessions) in [
         ("leak forgotten 7", "idle", 8),
         ("leak early_return 5", "idle", 6),
@@ -33,7 +34,7 @@ fn node_clients_hold_what_they_should() {
 
 #[test]
 fn go_clients_hold_what_they_should() {
-    let server = Server::start();
+    let server = server();
     for build in [Build::Plain, Build::Stripped, Build::Pie] {
         let go = Kind::Go(build, &[]);
         leaves(&server, go, "leak rows 7", "idle", 7);
@@ -49,7 +50,7 @@ fn go_clients_hold_what_they_should() {
 
 #[test]
 fn python_clients_hold_what_they_should() {
-    let server = Server::start();
+    let server = server();
     for (command, state, sessions) in [
         ("leak forgotten 7", "idle", 8),
         ("leak raise 7", "idle", 8),
@@ -66,7 +67,7 @@ fn python_clients_hold_what_they_should() {
 
 #[test]
 fn bare_sockets_hold_what_they_should() {
-    let server = Server::start();
+    let server = server();
     let kept = ["dup_close", "dup2_over", "fcntl_dup", "fork_keep", "fork_exit", "exec_keep"];
     for command in kept {
         leaves(&server, Kind::Descriptors, command, "idle in transaction", 1);
@@ -79,6 +80,6 @@ fn bare_sockets_hold_what_they_should() {
 #[test]
 #[should_panic(expected = "no shape imaginary")]
 fn a_command_that_fails_fails_the_test() {
-    let server = Server::start();
+    let server = server();
     Client::start(GO, &server).run("leak imaginary 3");
 }

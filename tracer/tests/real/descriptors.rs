@@ -3,19 +3,21 @@
 //! Every session of this client is left idle in a transaction: a finding counts the sessions that
 //! are still open, and the server confirms the number.
 
+use xtask::postgres::free_port;
+
 use crate::common::client::{Client, Kind};
-use crate::common::server::{Server, free_port};
 use crate::common::tracer::Tracer;
+use crate::common::{server, until_sessions};
 
 /// Carries out the commands; so many sessions must then be open, to the server and to the tracer.
 fn open_after(commands: &[&str], sessions: u64) {
-    let server = Server::start();
+    let server = server();
     let tracer = Tracer::watch(&server);
     let mut client = Client::start(Kind::Descriptors, &server);
     for command in commands {
         client.run(command);
     }
-    assert_eq!(server.sessions("state = 'idle in transaction'"), sessions);
+    until_sessions(&server, "state = 'idle in transaction'", sessions);
     let output = tracer.finish_after_silence();
     let report = output.report();
     let found = report.with_verdict("idle in transaction");
@@ -72,7 +74,7 @@ fn a_nonblocking_connect_counts_once() {
 
 #[test]
 fn refused_connects_are_no_connections() {
-    open_after(&["hold 3", &format!("refused {}", free_port())], 3);
+    open_after(&["hold 3", &format!("refused {}", free_port().expect("a port"))], 3);
 }
 
 #[test]

@@ -17,7 +17,7 @@ mod vm;
 
 use common::client::{Client, Kind};
 use common::report::Report;
-use common::server::Server;
+use common::server;
 use common::tracer::Tracer;
 
 /// Exit codes of the command.
@@ -33,7 +33,7 @@ struct Seen {
 }
 
 fn watch(kind: Kind, commands: &[&str]) -> Seen {
-    let server = Server::start();
+    let server = server();
     let tracer = Tracer::watch(&server);
     let mut client = Client::start(kind, &server);
     for command in commands {

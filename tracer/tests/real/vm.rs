@@ -3,12 +3,12 @@
 
 use crate::FOUND;
 use crate::common::client::{Client, GO, leak_line};
-use crate::common::server::Server;
+use crate::common::server;
 use crate::common::tracer::Tracer;
 
 #[test]
 fn vm_smoke_a_leak_is_found_by_line_and_the_healthy_twin_is_not_reported() {
-    let server = Server::start();
+    let server = server();
     let tracer = Tracer::watch(&server);
     let (mut leaky, mut healthy) = (Client::start(GO, &server), Client::start(GO, &server));
     leaky.run("leak rows 3");

@@ -45,6 +45,14 @@ def until_ready(fd):
             return key, body
 
 
+def until_kind(fd, wanted):
+    """Reads messages up to the first of this kind."""
+    kind = None
+    while kind != wanted:
+        kind, length = struct.unpack("!cI", receive_exactly(fd, 5))
+        receive_exactly(fd, length - 4)
+
+
 def query(fd, sql):
     body = sql.encode() + b"\0"
     os.write(fd, b"Q" + struct.pack("!I", len(body) + 4) + body)
@@ -200,17 +208,16 @@ def refused(port):
 def cancel():
     """A query cancelled through a second connection, which is no session."""
     fd, key = open_session(begin=False)
-    body = b"select pg_sleep(600)\0"
+    body = b"do $$ begin raise notice 'begun'; perform pg_sleep(600); end $$\0"
     os.write(fd, b"Q" + struct.pack("!I", len(body) + 4) + body)
+    # A request that comes before the query has begun cancels nothing.
+    until_kind(fd, b"N")
     canceller = socket.create_connection((HOST, PORT))
     canceller.sendall(struct.pack("!II", 16, 80877102) + key)
     while canceller.recv(1):
         pass
     canceller.close()
-    try:
-        until_ready(fd)
-    except ConnectionError:
-        pass  # the cancelled query's error
+    until_kind(fd, b"E")
     until_ready(fd)
     os.close(fd)
 
