@@ -13,6 +13,7 @@
 //! the [`model::Event`]s come from.
 
 pub mod binary;
+pub mod cli;
 pub mod host;
 pub mod ingest;
 pub mod loader;
@@ -20,5 +21,6 @@ pub mod model;
 pub mod pools;
 pub mod record;
 pub mod report;
+pub mod session;
 pub mod sql;
 pub mod symbolize;

@@ -165,7 +165,7 @@ fn own_netns() -> u32 {
 }
 
 fn listed(ports: &[u16]) -> Vec<ListedSocket> {
-    let listing = list(&ProcFs::default(), ports);
+    let listing = list(&ProcFs::default(), ports, false);
     assert_eq!(listing.unread, []);
     listing.sockets
 }

@@ -72,6 +72,40 @@ pub fn install_python() -> Result<bool> {
     })
 }
 
+/// Builds the Go client as its users build theirs: with symbols, without, and as PIE. Go itself
+/// sees whether there is anything to do.
+///
+/// # Errors
+/// When Go fails.
+pub fn build_go() -> Result<()> {
+    let source = sources().join("go");
+    go_build(&source, "client", &[])?;
+    go_build(&source, "client-stripped", &["-ldflags=-s -w"])?;
+    go_build(&source, "client-pie", &["-buildmode=pie"])
+}
+
+/// Builds the demo's Go service.
+///
+/// # Errors
+/// When Go fails.
+pub fn build_demo() -> Result<()> {
+    go_build(&workspace::root().join("demo/billing-go"), "billing", &[])
+}
+
+/// Where the built Go programs are.
+#[must_use]
+pub fn go_dir() -> PathBuf {
+    workspace::target().join("clients/go")
+}
+
+/// With the drivers that Debian packages, whose sources are below `/usr/share/gocode`.
+fn go_build(source: &Path, name: &str, flags: &[&str]) -> Result<()> {
+    let mut go = Command::new("go");
+    go.arg("build").args(flags).arg("-o").arg(go_dir().join(name)).arg(".").current_dir(source);
+    go.env("GO111MODULE", "off").env("GOPATH", "/usr/share/gocode");
+    sh::run(go.env("GOCACHE", go_dir().join("cache")))
+}
+
 fn install(dir: &Path, pins: &[PathBuf], fill: impl FnOnce(&Path) -> Result<()>) -> Result<bool> {
     let mut wanted = Vec::new();
     for pin in pins {

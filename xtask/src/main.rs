@@ -4,10 +4,14 @@
 //! ([`setup`]), so none has to be preceded by another.
 
 mod build;
+mod demo;
 mod needs;
 mod run;
 mod setup;
+mod test;
+mod tidy;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -20,6 +24,10 @@ enum Task {
     Setup(setup::Options),
     Build(build::Options),
     Run(run::Options),
+    Demo(demo::Options),
+    Test(test::Options),
+    Vm(vm::Options),
+    Tidy(tidy::Options),
 }
 
 fn main() -> ExitCode {
@@ -27,6 +35,10 @@ fn main() -> ExitCode {
         Task::Setup(options) => setup::run(&options),
         Task::Build(options) => build::run(options),
         Task::Run(options) => run::run(&options),
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Vm(options) => vm::run(&options),
+        Task::Tidy(options) => tidy::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

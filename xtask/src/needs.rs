@@ -20,6 +20,8 @@ pub const DEBIAN_RUST: &[[&str; 3]] = &[
 pub enum Probe {
     /// A program on `PATH`.
     Program(&'static str),
+    /// A program on `PATH` that needs no library.
+    StaticProgram(&'static str),
     /// One of these files or directories exists.
     AnyOf(&'static [&'static str]),
     /// The Python on `PATH` can import this.
@@ -42,13 +44,12 @@ pub struct Need {
 pub const BUILD: &[Need] =
     &[Need { debian: "gcc", why: "linking Rust programs", probe: Probe::Program("gcc") }];
 
-/// What the demo needs beyond a build.
+/// The server that clients leak connections of.
+pub const SERVER: &[Need] =
+    &[Need { debian: "postgresql", why: "the server", probe: Probe::PostgresServer }];
+
+/// What the demo needs beyond a build and the server.
 pub const DEMO: &[Need] = &[
-    Need {
-        debian: "postgresql",
-        why: "the server that clients leak connections of",
-        probe: Probe::PostgresServer,
-    },
     Need { debian: "golang-go", why: "Go clients", probe: Probe::Program("go") },
     Need {
         debian: "golang-github-lib-pq-dev",
@@ -72,6 +73,12 @@ pub const REAL: &[Need] = &[
         why: "psycopg2 apart from the system's Python",
         probe: Probe::PythonModule("ensurepip"),
     },
+    Need { debian: "openssl", why: "a server with TLS", probe: Probe::Program("openssl") },
+    Need {
+        debian: "iproute2",
+        why: "network namespaces as containers have them",
+        probe: Probe::Program("ip"),
+    },
 ];
 
 /// What the tests under other kernels need.
@@ -90,13 +97,22 @@ pub const VM: &[Need] = &[
     Need {
         debian: "busybox-static",
         why: "the first program of a virtual machine",
-        probe: Probe::Program("busybox"),
+        probe: Probe::StaticProgram("busybox"),
     },
     Need { debian: "zstd", why: "unpacking kernels", probe: Probe::Program("zstd") },
     Need { debian: "xz-utils", why: "unpacking kernels", probe: Probe::Program("xz") },
     Need { debian: "lz4", why: "unpacking kernels", probe: Probe::Program("lz4") },
-    Need { debian: "dpkg", why: "unpacking kernels", probe: Probe::Program("dpkg") },
+    Need { debian: "dpkg", why: "unpacking kernels", probe: Probe::Program("dpkg-deb") },
+    Need { debian: "apt", why: "fetching kernels", probe: Probe::Program("apt-get") },
+    Need {
+        debian: "debian-archive-keyring",
+        why: "checking that kernels are Debian's",
+        probe: Probe::AnyOf(&[DEBIAN_KEYRING]),
+    },
 ];
+
+/// The keys that Debian's releases are signed with.
+pub const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Where distributions put virtiofsd: first QEMU's own one, then the one written in Rust.
 pub const VIRTIOFSD: &[&str] = &["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];

@@ -121,10 +121,14 @@ fn install(group: Group, voice: Voice) -> Result<()> {
             let compiler = compiler(voice)?;
             linker(compiler, voice)
         }
-        Group::Demo => node_clients(voice),
+        Group::Demo => {
+            node_clients(voice)?;
+            clients::build_demo()
+        }
         Group::Real => {
             node_clients(voice)?;
-            python_clients(voice)
+            python_clients(voice)?;
+            clients::build_go()
         }
         Group::Vm => Ok(()),
     }
@@ -133,15 +137,18 @@ fn install(group: Group, voice: Voice) -> Result<()> {
 fn packages(group: Group) -> Vec<&'static Need> {
     match group {
         Group::Build => needs::BUILD.iter().collect(),
-        Group::Demo => needs::DEMO.iter().collect(),
-        Group::Real => needs::DEMO.iter().chain(needs::REAL).collect(),
-        Group::Vm => needs::DEMO.iter().take(1).chain(needs::VM).collect(),
+        Group::Demo => needs::SERVER.iter().chain(needs::DEMO).collect(),
+        Group::Real => needs::SERVER.iter().chain(needs::DEMO).chain(needs::REAL).collect(),
+        Group::Vm => needs::SERVER.iter().chain(needs::VM).collect(),
     }
 }
 
 fn is_met(need: &Need) -> bool {
     match need.probe {
         Probe::Program(name) => sh::which(name).is_some(),
+        Probe::StaticProgram(name) => {
+            sh::which(name).is_some_and(|program| !sh::succeeds(Command::new("ldd").arg(program)))
+        }
         Probe::AnyOf(paths) => paths.iter().any(|path| std::path::Path::new(path).exists()),
         Probe::PythonModule(name) => {
             sh::succeeds(Command::new("python3").args(["-c", &format!("import {name}")]))

@@ -4,7 +4,10 @@
 //! to a connection only between an open (or dup) and its close; whether the connection itself is
 //! still alive is user space's to say, which sees all holders.
 
-use aya_ebpf::{bindings::pt_regs, helpers::generated::bpf_get_current_task};
+use aya_ebpf::{
+    bindings::pt_regs,
+    helpers::generated::{bpf_get_current_task, bpf_probe_read_user_str},
+};
 use tracer_ebpf::{
     config::{Config, PROC_CONNECTED, PROC_WATCHED, Process},
     conn::{
@@ -93,7 +96,7 @@ fn is_watched_port(config: &Config, port: u16) -> bool {
 }
 
 #[inline(always)]
-fn target(config: &Config, address: u64, len: u64) -> Option<Target> {
+fn target(config: &Config, address: u64) -> Option<Target> {
     let family = user::<u16>(address)?;
     let mut addr = [0u8; 16];
     if family == AF_INET {
@@ -116,7 +119,7 @@ fn target(config: &Config, address: u64, len: u64) -> Option<Target> {
         return Some(Target { family, port, addr: user::<[u8; 16]>(address + 8)? });
     }
     if family == AF_UNIX {
-        let port = unix_port(address + 2, len)?;
+        let port = unix_port(address + 2)?;
         if config.any_unix_port == 0 && !is_watched_port(config, port) {
             return None;
         }
@@ -125,18 +128,18 @@ fn target(config: &Config, address: u64, len: u64) -> Option<Target> {
     None
 }
 
-/// The number in a path that ends with `.s.PGSQL.N`.
-#[inline(always)]
-fn unix_port(path: u64, len: u64) -> Option<u16> {
-    // `struct sockaddr_un`: two bytes of family, then at most 108 of path, whose NUL may or may
-    // not be counted in the length.
-    if !(13..=110).contains(&len) {
+/// The number in a path that ends with `.s.PGSQL.N`. A function of its own for its stack frame.
+#[inline(never)]
+fn unix_port(path: u64) -> Option<u16> {
+    // `sun_path` has 108 bytes; its length in the address may count what follows the NUL.
+    let mut text = [0u8; 112];
+    // SAFETY: at most 108 bytes of the local are written.
+    let len = unsafe { bpf_probe_read_user_str(text.as_mut_ptr().cast(), 108, path as *const _) };
+    if !(11..=108).contains(&len) {
         return None;
     }
-    let mut end = path + len - 2;
-    if user::<u8>(end - 1)? == 0 {
-        end -= 1;
-    }
+    // The length counts the NUL.
+    let mut end = path + len as u64 - 1;
     // The digits, from the last one; the byte before them is the dot of the name.
     let mut port = 0u32;
     let mut scale = 1u32;
@@ -165,8 +168,8 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
         return;
     }
     // SAFETY: `regs` is the trusted argument of the tracepoint.
-    let (fd, address, len) = unsafe { ((*regs).rdi, (*regs).rsi, (*regs).rdx) };
-    let Some(target) = target(config, address, len) else { return };
+    let (fd, address) = unsafe { ((*regs).rdi, (*regs).rsi) };
+    let Some(target) = target(config, address) else { return };
     // SAFETY: no other reference to this value is held.
     let (process_flags, stack_class) = match unsafe { PROCS.get(tgid) } {
         Some(process) => (process.flags, process.stack_class),

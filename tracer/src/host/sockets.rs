@@ -89,18 +89,22 @@ pub struct Recheck {
     pub unread: Vec<Unread>,
 }
 
-/// Lists client connections to TCP `ports` and to Unix sockets called `.s.PGSQL.<port>`.
+/// Lists client connections to TCP `ports` and to Unix sockets called `.s.PGSQL.<port>`, of any port
+/// when `any_unix_port`.
 ///
 /// Reading other namespaces than one's own needs `CAP_SYS_ADMIN`, finding them `CAP_SYS_PTRACE`.
 #[must_use]
-pub fn list(proc: &ProcFs, ports: &[u16]) -> Listing {
+pub fn list(proc: &ProcFs, ports: &[u16], any_unix_port: bool) -> Listing {
+    let unix_ports = (!any_unix_port).then_some(ports);
     let namespaces = visit(proc, representatives(proc));
     let mut listing = Listing::default();
     // A Unix client and its server may be in different namespaces: join over all of them.
     let servers: HashMap<u32, Peer> = namespaces
         .iter()
         .flat_map(|namespace| &namespace.unix)
-        .filter_map(|socket| Some((socket.peer.filter(|peer| *peer != 0)?, server(socket, ports)?)))
+        .filter_map(|socket| {
+            Some((socket.peer.filter(|peer| *peer != 0)?, server(socket, unix_ports)?))
+        })
         .collect();
     for namespace in namespaces {
         let netns = namespace.netns;
@@ -228,9 +232,9 @@ fn unread(netns: u32, what: &str, error: &io::Error) -> Unread {
 }
 
 /// The endpoint that an accepted server's end stands for, when it is one of PostgreSQL's.
-fn server(socket: &diag::Unix, ports: &[u16]) -> Option<Peer> {
+fn server(socket: &diag::Unix, ports: Option<&[u16]>) -> Option<Peer> {
     let (path, port) = postgres_path(&socket.name)?;
-    ports.contains(&port).then_some(Peer::Unix { path: Some(path), port })
+    ports.is_none_or(|ports| ports.contains(&port)).then_some(Peer::Unix { path: Some(path), port })
 }
 
 /// Path and port of a bound name `.../.s.PGSQL.<port>`; `@` stands for the NUL that begins an

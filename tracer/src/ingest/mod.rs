@@ -9,7 +9,7 @@ pub mod decode;
 mod descriptors;
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 use tracer_ebpf::{
@@ -115,8 +115,8 @@ impl Ingest {
 
     /// The descriptor that becomes readable when a record is there.
     #[must_use]
-    pub fn ring_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
+    pub fn ring_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
     }
 
     /// Connections with an open descriptor.

@@ -180,6 +180,11 @@ impl Tracker {
         self.connections.values()
     }
 
+    #[must_use]
+    pub fn connection(&self, id: ConnId) -> Option<&Connection> {
+        self.connections.get(&id)
+    }
+
     /// Connections that ended with their process and belong to a finding.
     pub fn ended(&self) -> impl Iterator<Item = (&Connection, MonoNanos)> {
         self.ended.iter().map(|case| (&case.conn, case.at))

@@ -1,1 +1,237 @@
-//! The report: what a person, a script or a CI job reads. Built from the model, written as text or JSON.
+//! The report: what a person, a script or a CI job reads. Built from the model, written as text or
+//! JSON.
+//!
+//! May import `model` and `serde`; no file, no clock. Invariants: the same tracker, header and
+//! ending give the same report byte for byte; strings of traced processes are kept as they came
+//! and escaped by the writers; durations carry their unit, and unknown is `None`, never zero.
+
+mod build;
+mod escape;
+mod json;
+mod text;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Certainty, MonoNanos, Verdict};
+
+pub use json::write_json;
+pub use text::{TextOptions, write_text};
+
+/// Name and version of the JSON report's format.
+pub const SCHEMA: &str = "connleak.report/1";
+
+/// What is known when a capture starts: the head of every recording and of every report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureHeader {
+    /// Version of the tool that captured.
+    pub tool_version: String,
+    pub hostname: Option<String>,
+    /// Release of the running kernel, as `uname -r` prints it.
+    pub kernel: Option<String>,
+    /// Wall clock at the start, in milliseconds since 1970-01-01 UTC.
+    pub started_unix_ms: u64,
+    /// The same moment on the clock of the events.
+    pub started_at: MonoNanos,
+    /// Held and silent for this long in nanoseconds is a finding.
+    pub threshold: u64,
+    /// What is watched, in words: `everything`, `pid 4123`.
+    pub target: String,
+    /// What can be seen on this host and what cannot, in sentences.
+    pub coverage: Vec<String>,
+}
+
+/// How a capture ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Time of the end, on the clock of the events.
+    pub at: MonoNanos,
+    /// What was learned about coverage on the way, in sentences.
+    pub coverage: Vec<String>,
+    /// Why the events may not be all, in a sentence; `None` when they are.
+    pub incomplete: Option<String>,
+}
+
+/// A report.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    pub schema: &'static str,
+    pub tool: Tool,
+    pub host: Host,
+    pub capture: Capture,
+    pub processes: Vec<ProcessRow>,
+    pub findings: Vec<FindingRow>,
+    pub connections: Vec<ConnectionRow>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Tool {
+    pub name: &'static str,
+    pub version: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Host {
+    pub hostname: Option<String>,
+    pub kernel: Option<String>,
+}
+
+/// What was watched, and what was not seen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Capture {
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    pub duration_ms: u64,
+    pub threshold_ms: u64,
+    pub target: String,
+    pub connections_seen: u64,
+    pub connections_found_at_start: u64,
+    pub connections_closed: u64,
+    pub lost: Vec<Count>,
+    pub anomalies: Vec<Count>,
+    pub coverage: Vec<String>,
+    pub incomplete: Option<String>,
+}
+
+/// A counter with a name.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Count {
+    pub reason: String,
+    pub count: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProcessRow {
+    pub pid: u32,
+    /// Clock ticks after boot.
+    pub start_time: Option<u64>,
+    pub comm: Option<String>,
+    pub exe: Option<String>,
+    pub runtime: Option<crate::model::Runtime>,
+    pub container: Option<String>,
+    pub ns_pid: Option<u32>,
+    pub pools: Vec<PoolRow>,
+    /// Live connections it answers for.
+    pub connections: u64,
+    pub ended: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PoolRow {
+    pub name: String,
+    pub observed: bool,
+    pub note: Option<String>,
+}
+
+/// Shortest and longest of a group, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Millis {
+    pub min: u64,
+    pub max: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FindingRow {
+    /// Position in this report, from 1.
+    pub id: u32,
+    pub verdict: Verdict,
+    pub certainty: Certainty,
+    pub count: u64,
+    pub pid: u32,
+    pub process: Option<String>,
+    pub container: Option<String>,
+    pub pool: Option<String>,
+    pub blame: Option<BlameRow>,
+    pub stacks: Vec<StackRow>,
+    pub held_ms: Option<Millis>,
+    pub silent_ms: Millis,
+    pub growth_per_minute: Option<f64>,
+    /// Until the pool or the server has no connection left; `None` while no maximum is known.
+    pub exhausted_in_ms: Option<u64>,
+    pub ended_by_exit: u64,
+    /// Server, database and user of the connections, where they agree.
+    pub peer: Option<String>,
+    pub database: Option<String>,
+    pub user: Option<String>,
+    pub last_statement: Option<String>,
+    pub evidence: Vec<String>,
+    pub hint: String,
+    pub connections: Vec<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BlameRow {
+    /// Which stack the frame is on.
+    pub event: crate::model::StackEvent,
+    pub function: String,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+    pub column: Option<u32>,
+    pub module: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StackRow {
+    pub event: crate::model::StackEvent,
+    /// Why the outer end is missing.
+    pub truncated: Option<String>,
+    /// Innermost first.
+    pub frames: Vec<FrameRow>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FrameRow {
+    pub function: Option<String>,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+    pub column: Option<u32>,
+    pub module: Option<String>,
+    pub kind: crate::model::FrameKind,
+    pub inlined: bool,
+}
+
+/// State as in `pg_stat_activity`, as far as it can be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionState {
+    Connecting,
+    Active,
+    Idle,
+    IdleInTransaction,
+    IdleInTransactionAborted,
+    Closed,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ConnectionRow {
+    pub id: u64,
+    pub pid: u32,
+    pub fd: i32,
+    pub peer: String,
+    pub local_port: Option<u16>,
+    pub user: Option<String>,
+    pub database: Option<String>,
+    pub application_name: Option<String>,
+    pub backend_pid: Option<u32>,
+    /// `None` while nothing was read of it.
+    pub tls: Option<bool>,
+    /// RFC 3339, UTC; `None` when it existed before the start.
+    pub opened_at: Option<String>,
+    pub state: Option<ConnectionState>,
+    pub silent_ms: u64,
+    /// `None` where the wire cannot be read.
+    pub statements: Option<u64>,
+    pub last_statement: Option<String>,
+    /// Out of an observed pool; `None` where no pool is observed.
+    pub checked_out: Option<bool>,
+}
+
+/// The command's exit code for a report: 0 nothing found, 1 findings, 2 not everything was seen
+/// because the recording is incomplete.
+#[must_use]
+pub fn exit_code(report: &Report) -> u8 {
+    if report.capture.incomplete.is_some() {
+        2
+    } else {
+        u8::from(report.findings.iter().any(|finding| finding.verdict.is_fault()))
+    }
+}

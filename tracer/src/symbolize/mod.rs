@@ -32,6 +32,8 @@ use owner::Role;
 use process::Process;
 use unwind::{End, Walk};
 
+pub use module::map as map_file;
+
 use crate::model::{Frame, FrameKind, Stack};
 
 /// Processes remembered; beyond, the one not asked about for longest is forgotten.

@@ -173,8 +173,9 @@ impl Module {
     }
 }
 
+/// Maps a file that someone else may change meanwhile; `None` when it cannot be mapped.
 #[expect(unsafe_code, reason = "mapping a file is unsafe: others can write to it")]
-fn map(file: &File) -> Option<Mmap> {
+pub fn map(file: &File) -> Option<Mmap> {
     // SAFETY: the bytes are only ever read as untrusted bytes, so their changing under us gives
     // wrong names at worst; a file that became shorter is noticed by `is_intact` before each use.
     unsafe { Mmap::map(file) }.ok()

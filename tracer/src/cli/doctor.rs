@@ -1,0 +1,60 @@
+//! `connleak doctor`: facts, and every hook tried by really loading it.
+//!
+//! May import `host` and `loader`.
+
+use std::io::{Write as _, stdout};
+
+use tracer_ebpf::{config::Config, limits::MAX_PORTS};
+
+use super::{
+    EXIT_FAILED, EXIT_NOTHING,
+    args::{DoctorArgs, Format},
+};
+use crate::{
+    host::{
+        doctor::{self, HookStatus},
+        facts,
+    },
+    loader::{HOOKS, Kernel},
+};
+
+/// Runs it.
+///
+/// # Errors
+///
+/// When the output cannot be written.
+pub fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
+    let facts = facts::probe();
+    let hooks = try_hooks(&facts);
+    let format = match args.format {
+        Format::Text => doctor::Format::Text,
+        Format::Json => doctor::Format::Json,
+    };
+    let mut out = stdout().lock();
+    doctor::render(&facts, &hooks, format, &mut out)?;
+    out.flush()?;
+    let works = facts::decide(&facts).is_ok() && hooks.iter().all(|hook| hook.works.is_ok());
+    Ok(if works { EXIT_NOTHING } else { EXIT_FAILED })
+}
+
+/// Loads and attaches each hook; all are gone when this returns.
+fn try_hooks(facts: &facts::Facts) -> Vec<HookStatus> {
+    let config = Config {
+        ports: [0; MAX_PORTS],
+        only_marked: 1,
+        any_unix_port: 0,
+        own_tgid: std::process::id(),
+        _pad: 0,
+        off: facts.offsets.clone().unwrap_or_default(),
+    };
+    let mut kernel = Kernel::load(config, &[], 0);
+    let hooks = HOOKS.iter().map(|(program, hook, gives)| HookStatus {
+        name: format!("tp_btf/{hook}"),
+        works: match &mut kernel {
+            Ok(kernel) => kernel.attach_hook(program, hook).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        },
+        gives: (*gives).to_owned(),
+    });
+    hooks.collect()
+}

@@ -1,0 +1,272 @@
+//! From the tracker to a [`Report`].
+//!
+//! May import `model`. Pure.
+
+use super::{
+    BlameRow, Capture, CaptureHeader, ConnectionRow, ConnectionState, Count, Ending, FindingRow,
+    FrameRow, Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, StackRow, Tool,
+};
+use crate::model::{
+    ConnId, Connection, Finding, MonoNanos, Peer, Process, Span, Stack, StackEvent, Statement,
+    Tracker, TxStatus, WirePhase,
+};
+
+const MILLI: u64 = 1_000_000;
+
+impl Report {
+    /// The report of everything a tracker knows at the end of a capture.
+    #[must_use]
+    pub fn build(tracker: &Tracker, header: &CaptureHeader, ending: &Ending) -> Self {
+        let at = ending.at.max(tracker.now());
+        let findings = tracker.findings(at);
+        let totals = tracker.totals();
+        let coverage = header.coverage.iter().chain(&ending.coverage).cloned().collect();
+        let row = |conn: &Connection, seen: MonoNanos, ended: bool| {
+            connection_row(tracker, header, conn, seen, ended)
+        };
+        let mut connections: Vec<_> = tracker
+            .live()
+            .filter(|conn| conn.is_session() || conn.phase() == WirePhase::Connecting)
+            .map(|conn| row(conn, at, false))
+            .chain(tracker.ended().map(|(conn, seen)| row(conn, seen, true)))
+            .collect();
+        connections.sort_by_key(|row| row.id);
+        Self {
+            schema: SCHEMA,
+            tool: Tool { name: "connleak", version: header.tool_version.clone() },
+            host: Host { hostname: header.hostname.clone(), kernel: header.kernel.clone() },
+            capture: Capture {
+                started_at: timestamp(header.started_unix_ms),
+                duration_ms: at.since(header.started_at) / MILLI,
+                threshold_ms: header.threshold / MILLI,
+                target: header.target.clone(),
+                connections_seen: totals.opened,
+                connections_found_at_start: totals.existing,
+                connections_closed: totals.closed,
+                lost: tracker
+                    .lost()
+                    .iter()
+                    .filter(|(_, count)| **count > 0)
+                    .map(|(reason, count)| Count { reason: reason.clone(), count: *count })
+                    .collect(),
+                anomalies: tracker
+                    .anomalies()
+                    .iter()
+                    .map(|(anomaly, count)| Count {
+                        reason: anomaly.name().to_owned(),
+                        count: *count,
+                    })
+                    .collect(),
+                coverage,
+                incomplete: ending.incomplete.clone(),
+            },
+            processes: processes(tracker, &findings),
+            findings: (1..)
+                .zip(&findings)
+                .map(|(id, finding)| finding_row(tracker, id, finding))
+                .collect(),
+            connections,
+        }
+    }
+}
+
+/// Processes that have connections or findings, by pid.
+fn processes(tracker: &Tracker, findings: &[Finding]) -> Vec<ProcessRow> {
+    let mut rows: Vec<_> = tracker
+        .processes()
+        .filter_map(|process| {
+            let live = tracker.live().filter(|conn| conn.owner == process.id).count();
+            let found = findings.iter().any(|finding| finding.process == process.id);
+            (live > 0 || found).then(|| process_row(process, live as u64))
+        })
+        .collect();
+    rows.sort_by_key(|row| row.pid);
+    rows
+}
+
+fn process_row(process: &Process, connections: u64) -> ProcessRow {
+    let seen = process.seen.as_ref();
+    ProcessRow {
+        pid: process.pid.0,
+        start_time: seen.and_then(|seen| seen.start_time),
+        comm: seen.map(|seen| seen.comm.clone()),
+        exe: seen.and_then(|seen| seen.exe.clone()),
+        runtime: process.runtime(),
+        container: seen.and_then(|seen| seen.container.clone()),
+        ns_pid: seen.and_then(|seen| seen.ns_pid),
+        pools: seen.map_or_else(Vec::new, |seen| {
+            seen.pools
+                .iter()
+                .map(|pool| PoolRow {
+                    name: pool.name.clone(),
+                    observed: pool.observed,
+                    note: pool.note.clone(),
+                })
+                .collect()
+        }),
+        connections,
+        ended: process.ended_at.is_some(),
+    }
+}
+
+fn finding_row(tracker: &Tracker, id: u32, finding: &Finding) -> FindingRow {
+    let process = tracker.process(finding.process);
+    let seen = process.and_then(|process| process.seen.as_ref());
+    let members: Vec<&Connection> =
+        finding.connections.iter().filter_map(|id| connection(tracker, *id)).collect();
+    FindingRow {
+        id,
+        verdict: finding.verdict,
+        certainty: finding.certainty,
+        count: finding.connections.len() as u64,
+        pid: process.map_or(0, |process| process.pid.0),
+        process: seen.map(|seen| seen.comm.clone()),
+        container: seen.and_then(|seen| seen.container.clone()),
+        pool: finding.pool.clone(),
+        blame: finding.blame.as_ref().and_then(|(event, frame)| {
+            let symbol = frame.symbol.as_ref()?;
+            Some(BlameRow {
+                event: *event,
+                function: symbol.function.clone(),
+                file: symbol.file.clone(),
+                line: symbol.line,
+                column: symbol.column,
+                module: frame.module.clone(),
+            })
+        }),
+        stacks: finding.stacks.iter().map(|(event, stack)| stack_row(*event, stack)).collect(),
+        held_ms: finding.held.map(millis),
+        silent_ms: millis(finding.silent),
+        growth_per_minute: finding.growth_per_minute,
+        exhausted_in_ms: None,
+        ended_by_exit: finding.ended_by_exit as u64,
+        peer: agreed(&members, |conn| Some(peer(&conn.opened.peer))),
+        database: agreed(&members, |conn| conn.database().map(ToOwned::to_owned)),
+        user: agreed(&members, |conn| conn.wire.as_ref()?.user.clone()),
+        last_statement: members.iter().find_map(|conn| last_statement(conn)),
+        evidence: finding.evidence.clone(),
+        hint: finding.hint.clone(),
+        connections: finding.connections.iter().map(|id| id.0).collect(),
+    }
+}
+
+fn connection(tracker: &Tracker, id: ConnId) -> Option<&Connection> {
+    let ended = || tracker.ended().map(|(conn, _)| conn).find(|conn| conn.id == id);
+    tracker.connection(id).or_else(ended)
+}
+
+/// What all members say, if they say the same.
+fn agreed(members: &[&Connection], of: impl Fn(&Connection) -> Option<String>) -> Option<String> {
+    let (first, rest) = members.split_first()?;
+    let said = of(first)?;
+    rest.iter().all(|conn| of(conn).as_ref() == Some(&said)).then_some(said)
+}
+
+fn stack_row(event: StackEvent, stack: &Stack) -> StackRow {
+    StackRow {
+        event,
+        truncated: stack.truncated.clone(),
+        frames: stack
+            .frames
+            .iter()
+            .map(|frame| {
+                let symbol = frame.symbol.as_ref();
+                FrameRow {
+                    function: symbol.map(|symbol| symbol.function.clone()),
+                    file: symbol.and_then(|symbol| symbol.file.clone()),
+                    line: symbol.and_then(|symbol| symbol.line),
+                    column: symbol.and_then(|symbol| symbol.column),
+                    module: frame.module.clone(),
+                    kind: frame.kind,
+                    inlined: frame.inlined,
+                }
+            })
+            .collect(),
+    }
+}
+
+fn connection_row(
+    tracker: &Tracker,
+    header: &CaptureHeader,
+    conn: &Connection,
+    at: MonoNanos,
+    ended: bool,
+) -> ConnectionRow {
+    let wire = conn.wire.as_ref();
+    let readable = conn.phase() == WirePhase::Ready;
+    let opened = conn.opened.existing.is_none().then_some(conn.opened.at);
+    ConnectionRow {
+        id: conn.id.0,
+        pid: tracker.process(conn.owner).map_or(conn.opened.pid, |process| process.pid).0,
+        fd: conn.opened.fd.0,
+        peer: peer(&conn.opened.peer),
+        local_port: conn.local_port,
+        user: wire.and_then(|wire| wire.user.clone()),
+        database: conn.database().map(ToOwned::to_owned),
+        application_name: wire.and_then(|wire| wire.application_name.clone()),
+        backend_pid: wire.and_then(|wire| wire.backend_pid),
+        tls: match conn.phase() {
+            WirePhase::Ready => Some(false),
+            WirePhase::Encrypted => Some(true),
+            _ => None,
+        },
+        opened_at: opened.map(|opened| wall(header, opened)),
+        state: state(conn, ended),
+        silent_ms: conn.silence(at) / MILLI,
+        statements: wire.filter(|_| readable).map(|wire| wire.statements),
+        last_statement: last_statement(conn),
+        checked_out: conn.pool_checkout().map(|checkout| checkout.held),
+    }
+}
+
+fn state(conn: &Connection, ended: bool) -> Option<ConnectionState> {
+    if ended || conn.peer_closed() {
+        return Some(ConnectionState::Closed);
+    }
+    if conn.phase() == WirePhase::Connecting {
+        return Some(ConnectionState::Connecting);
+    }
+    Some(match (conn.active()?, conn.in_transaction()) {
+        (true, _) => ConnectionState::Active,
+        (false, Some(TxStatus::Failed)) => ConnectionState::IdleInTransactionAborted,
+        (false, Some(_)) => ConnectionState::IdleInTransaction,
+        (false, None) => ConnectionState::Idle,
+    })
+}
+
+fn last_statement(conn: &Connection) -> Option<String> {
+    match conn.wire.as_ref()?.last_statement.as_ref()? {
+        Statement::Sql { text, cut: false } => Some(text.clone()),
+        Statement::Sql { text, cut: true } => Some(format!("{text} …")),
+        Statement::Prepared { name } => {
+            Some(format!("(prepared before the watch began as {name:?})"))
+        }
+    }
+}
+
+fn peer(peer: &Peer) -> String {
+    match peer {
+        Peer::Tcp { addr, port } if addr.contains(':') => format!("[{addr}]:{port}"),
+        Peer::Tcp { addr, port } => format!("{addr}:{port}"),
+        Peer::Unix { path: Some(path), .. } => path.clone(),
+        Peer::Unix { path: None, port } => format!("unix socket .s.PGSQL.{port}"),
+    }
+}
+
+fn millis(span: Span) -> Millis {
+    Millis { min: span.min / MILLI, max: span.max / MILLI }
+}
+
+/// The wall-clock time of a moment on the clock of the events.
+fn wall(header: &CaptureHeader, at: MonoNanos) -> String {
+    let after = at.since(header.started_at) / MILLI;
+    let before = header.started_at.since(at) / MILLI;
+    timestamp(header.started_unix_ms.saturating_add(after).saturating_sub(before))
+}
+
+/// RFC 3339 in UTC with milliseconds.
+fn timestamp(unix_ms: u64) -> String {
+    let time =
+        i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    format!("{:.3}", time.unwrap_or(jiff::Timestamp::MAX))
+}

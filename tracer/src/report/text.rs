@@ -1,0 +1,384 @@
+//! The report as text for a terminal: 80 columns, the first screen ends the incident.
+//!
+//! May import the report and `model::duration`. Invariants: strings of traced processes pass
+//! through [`escape`](super::escape) and never begin a line; colour only when asked for, and only
+//! around our own words.
+
+use std::io;
+
+use super::{
+    BlameRow, Count, FindingRow, FrameRow, Millis, ProcessRow, Report, StackRow,
+    escape::{cut_middle, escape, width},
+};
+use crate::model::{Certainty, FrameKind, StackEvent, Verdict, duration};
+
+/// Columns of the page.
+const COLUMNS: usize = 80;
+/// Columns of the labels at the left.
+const LABEL: usize = 14;
+/// Callers shown under the blame line.
+const CALLERS: usize = 4;
+
+/// How text is written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TextOptions {
+    /// With ANSI colours.
+    pub color: bool,
+    /// With whole stacks.
+    pub stacks: bool,
+}
+
+/// Writes the report.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn write_text(
+    report: &Report,
+    options: TextOptions,
+    out: &mut dyn io::Write,
+) -> io::Result<()> {
+    let mut page = Page { out, color: options.color };
+    let faults: Vec<_> =
+        report.findings.iter().filter(|finding| finding.verdict.is_fault()).collect();
+    if faults.is_empty() {
+        page.nothing_found(report)?;
+    }
+    for finding in &report.findings {
+        page.finding(report, finding, options)?;
+    }
+    page.watched(report)?;
+    page.losses(report)
+}
+
+struct Page<'a> {
+    out: &'a mut dyn io::Write,
+    color: bool,
+}
+
+impl Page<'_> {
+    /// Our own words in a colour.
+    fn paint(&self, text: &str, code: &str) -> String {
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// A label and one line of text, cut in the middle where it is too long.
+    fn line(&mut self, label: &str, text: &str) -> io::Result<()> {
+        let text = cut_middle(&escape(text), COLUMNS - LABEL);
+        writeln!(self.out, "{}{text}", self.label(label))
+    }
+
+    fn label(&self, label: &str) -> String {
+        let padding = " ".repeat(LABEL.saturating_sub(2 + width(label)));
+        format!("  {}{padding}", self.paint(label, "2"))
+    }
+
+    /// A label and a paragraph. Only for our own sentences.
+    fn paragraph(&mut self, label: &str, text: &str) -> io::Result<()> {
+        let mut label = label;
+        for line in wrap(&escape(text), COLUMNS - LABEL) {
+            writeln!(self.out, "{}{line}", self.label(label))?;
+            label = "";
+        }
+        Ok(())
+    }
+
+    fn finding(
+        &mut self,
+        report: &Report,
+        finding: &FindingRow,
+        options: TextOptions,
+    ) -> io::Result<()> {
+        let title = title(finding);
+        let certainty = format!("[{}]", finding.certainty.words());
+        let gap = " ".repeat(COLUMNS.saturating_sub(width(&title) + width(&certainty)).max(1));
+        let code = match (finding.verdict.is_fault(), finding.certainty) {
+            (false, _) => "36",
+            (true, Certainty::Suspected) => "33;1",
+            (true, _) => "31;1",
+        };
+        writeln!(self.out, "{}{gap}{certainty}", self.paint(&title, code))?;
+        self.blame(finding)?;
+        let process = report.processes.iter().find(|process| process.pid == finding.pid);
+        self.line("process", &process_words(finding, process))?;
+        if let Some(server) = server_words(finding) {
+            self.line("server", &server)?;
+        }
+        if let Some(pool) = &finding.pool {
+            self.line("pool", pool)?;
+        }
+        if let Some(held) = finding.held_ms {
+            self.line("held for", &span_words(held))?;
+        }
+        self.line("silent for", &span_words(finding.silent_ms))?;
+        if let Some(growth) = finding.growth_per_minute {
+            self.line("growing", &format!("{growth:.1} a minute"))?;
+        }
+        if let Some(statement) = &finding.last_statement {
+            self.line("last query", statement)?;
+        }
+        let mut label = "why";
+        for sentence in &finding.evidence {
+            self.paragraph(label, sentence)?;
+            label = "";
+        }
+        self.paragraph("what to do", &finding.hint)?;
+        if options.stacks {
+            for stack in &finding.stacks {
+                self.stack(stack)?;
+            }
+        }
+        writeln!(self.out)
+    }
+
+    /// The line at fault and its callers.
+    fn blame(&mut self, finding: &FindingRow) -> io::Result<()> {
+        let Some(blame) = &finding.blame else {
+            return self.line("taken by", "unknown: no application frame on the stack");
+        };
+        let label = match blame.event {
+            StackEvent::Acquire => "taken by",
+            StackEvent::LastUse => "last used by",
+            StackEvent::Open => "opened by",
+        };
+        let function = self.paint_name(&blame.function);
+        writeln!(self.out, "{}{function}", self.label(label))?;
+        self.line("at", &place(blame))?;
+        let stack = finding.stacks.iter().find(|stack| stack.event == blame.event);
+        let mut label = "called from";
+        for frame in stack.into_iter().flat_map(|stack| callers(stack, blame)).take(CALLERS) {
+            self.line(label, &frame_words(frame))?;
+            label = "";
+        }
+        Ok(())
+    }
+
+    fn paint_name(&self, name: &str) -> String {
+        self.paint(&cut_middle(&escape(name), COLUMNS - LABEL), "1")
+    }
+
+    fn stack(&mut self, stack: &StackRow) -> io::Result<()> {
+        let mut label = match stack.event {
+            StackEvent::Acquire => "acquire",
+            StackEvent::Open => "open",
+            StackEvent::LastUse => "last use",
+        };
+        for frame in &stack.frames {
+            self.line(label, &format!("{} {}", kind_mark(frame.kind), frame_words(frame)))?;
+            label = "";
+        }
+        if let Some(why) = &stack.truncated {
+            self.line(label, &format!("… {why}"))?;
+        }
+        Ok(())
+    }
+
+    fn nothing_found(&mut self, report: &Report) -> io::Result<()> {
+        let threshold = duration(report.capture.threshold_ms.saturating_mul(1_000_000));
+        let found = if report.capture.incomplete.is_some() {
+            "Nothing found in the part that was recorded"
+        } else if report.connections.is_empty() && report.capture.connections_seen == 0 {
+            "No PostgreSQL connection was seen"
+        } else {
+            "No leak found"
+        };
+        writeln!(self.out, "{}", self.paint(found, "32;1"))?;
+        if report.capture.connections_seen > 0 {
+            self.paragraph(
+                "",
+                &format!(
+                    "No connection was held, in a transaction or left unused in silence for \
+                     {threshold} or more."
+                ),
+            )?;
+        }
+        writeln!(self.out)
+    }
+
+    /// What was watched, and what cannot be seen.
+    fn watched(&mut self, report: &Report) -> io::Result<()> {
+        let capture = &report.capture;
+        writeln!(self.out, "{}", self.paint("Watched", "1"))?;
+        self.line("target", &capture.target)?;
+        self.line(
+            "time",
+            &format!(
+                "{} from {}",
+                duration(capture.duration_ms.saturating_mul(1_000_000)),
+                capture.started_at
+            ),
+        )?;
+        self.line(
+            "connections",
+            &format!(
+                "{} seen ({} from before), {} closed, {} open",
+                capture.connections_seen,
+                capture.connections_found_at_start,
+                capture.connections_closed,
+                capture.connections_seen.saturating_sub(capture.connections_closed),
+            ),
+        )?;
+        let mut label = "processes";
+        for process in &report.processes {
+            let name = process.comm.as_deref().unwrap_or("unknown");
+            let open = match process.connections {
+                1 => "1 connection".to_owned(),
+                n => format!("{n} connections"),
+            };
+            self.line(label, &format!("{name}, pid {}: {open}", process.pid))?;
+            label = "";
+            for pool in &process.pools {
+                let how = if pool.observed { "checkouts observed" } else { "checkouts inferred" };
+                self.line("", &format!("  {}: {how}", pool.name))?;
+                if let Some(note) = &pool.note {
+                    self.paragraph("", note)?;
+                }
+            }
+        }
+        let mut label = "coverage";
+        for sentence in &capture.coverage {
+            self.paragraph(label, sentence)?;
+            label = "";
+        }
+        let host = [&report.host.hostname, &report.host.kernel].map(|fact| match fact {
+            Some(fact) => fact.as_str(),
+            None => "unknown",
+        });
+        self.line("host", &format!("{}, kernel {}", host[0], host[1]))?;
+        self.line("connleak", &report.tool.version)
+    }
+
+    /// What was lost: always the last words, when there is something to say.
+    fn losses(&mut self, report: &Report) -> io::Result<()> {
+        let capture = &report.capture;
+        let counts = |counts: &[Count]| {
+            let each: Vec<_> =
+                counts.iter().map(|count| format!("{} {}", count.reason, count.count)).collect();
+            each.join(", ")
+        };
+        if capture.lost.is_empty() && capture.anomalies.is_empty() && capture.incomplete.is_none() {
+            return Ok(());
+        }
+        writeln!(self.out)?;
+        writeln!(self.out, "{}", self.paint("Not everything was seen", "33;1"))?;
+        if let Some(why) = &capture.incomplete {
+            self.paragraph("incomplete", why)?;
+        }
+        if !capture.lost.is_empty() {
+            self.paragraph("lost", &counts(&capture.lost))?;
+        }
+        if !capture.anomalies.is_empty() {
+            self.paragraph("did not fit", &counts(&capture.anomalies))?;
+        }
+        Ok(())
+    }
+}
+
+fn title(finding: &FindingRow) -> String {
+    let connections = match finding.count {
+        1 => "1 connection".to_owned(),
+        n => format!("{n} connections"),
+    };
+    let words = match finding.verdict {
+        Verdict::Leak => "taken and not given back",
+        Verdict::IdleInTransaction => "silent in an open transaction",
+        Verdict::NeverUsed => "opened and never used",
+        Verdict::LongQuery => "waiting for the server (no leak)",
+    };
+    format!("{}: {connections} {words}", finding.verdict.words().to_uppercase())
+}
+
+fn process_words(finding: &FindingRow, process: Option<&ProcessRow>) -> String {
+    let mut words =
+        format!("{}, pid {}", finding.process.as_deref().unwrap_or("unknown"), finding.pid);
+    if let Some(container) = &finding.container {
+        words += &format!(", container {container}");
+        if let Some(ns_pid) = process.and_then(|process| process.ns_pid) {
+            words += &format!(" (pid {ns_pid} there)");
+        }
+    }
+    if finding.ended_by_exit > 0 {
+        words += ", ended";
+    }
+    words
+}
+
+fn server_words(finding: &FindingRow) -> Option<String> {
+    let mut words = finding.peer.clone()?;
+    if let Some(database) = &finding.database {
+        words += &format!(", database {database}");
+    }
+    if let Some(user) = &finding.user {
+        words += &format!(", user {user}");
+    }
+    Some(words)
+}
+
+fn span_words(span: Millis) -> String {
+    let words = |millis: u64| duration(millis.saturating_mul(1_000_000));
+    let (min, max) = (words(span.min), words(span.max));
+    if min == max { max } else { format!("{min} to {max}") }
+}
+
+fn place(blame: &BlameRow) -> String {
+    place_words(blame.file.as_deref(), blame.line, blame.module.as_deref())
+        .unwrap_or_else(|| "unknown file".to_owned())
+}
+
+fn place_words(file: Option<&str>, line: Option<u32>, module: Option<&str>) -> Option<String> {
+    match (file, line) {
+        (Some(file), Some(line)) => Some(format!("{file}:{line}")),
+        (Some(file), None) => Some(file.to_owned()),
+        (None, _) => module.map(|module| format!("in {module}")),
+    }
+}
+
+fn frame_words(frame: &FrameRow) -> String {
+    let function = frame.function.as_deref().unwrap_or("unknown");
+    let place = place_words(frame.file.as_deref(), frame.line, frame.module.as_deref());
+    match place {
+        Some(place) => format!("{function}  {place}"),
+        None => function.to_owned(),
+    }
+}
+
+/// The application's frames outside the blamed one.
+fn callers<'a>(stack: &'a StackRow, blame: &'a BlameRow) -> impl Iterator<Item = &'a FrameRow> {
+    let is_blamed = |frame: &FrameRow| {
+        frame.kind == FrameKind::App
+            && frame.function.as_deref() == Some(blame.function.as_str())
+            && frame.file == blame.file
+            && frame.line == blame.line
+    };
+    let blamed = stack.frames.iter().position(is_blamed);
+    let rest = blamed.map_or(&[][..], |at| &stack.frames[at + 1..]);
+    rest.iter().filter(|frame| frame.kind == FrameKind::App && frame.function.is_some())
+}
+
+fn kind_mark(kind: FrameKind) -> char {
+    match kind {
+        FrameKind::App => '*',
+        FrameKind::Driver => 'd',
+        FrameKind::Library => 'l',
+        FrameKind::Runtime => 'r',
+        FrameKind::Unknown => '?',
+    }
+}
+
+/// Breaks a text into lines of at most `columns`, at spaces; longer words are cut in the middle.
+fn wrap(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        let word = cut_middle(word, columns);
+        if !line.is_empty() && width(&line) + 1 + width(&word) > columns {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line += &word;
+    }
+    lines.push(line);
+    lines
+}

@@ -1,0 +1,392 @@
+//! A live capture: wires kernel side, host, symbolizer and model together over one loop.
+//!
+//! May import everything but `cli`. Holds no rules: what is a finding is the model's to say, what
+//! it looks like the report's. Invariant: every event goes to the sink and the model, in the same
+//! order, so a recording replays to the same report.
+
+mod error;
+mod programs;
+mod targets;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tracer_ebpf::config::{Config, Offsets};
+
+pub use self::{
+    error::SessionError,
+    programs::{ProbeStatus, Programs},
+    targets::Targets,
+};
+use crate::{
+    host::{clock, proc::ProcFs, sockets},
+    ingest::{Ingest, Notice, raw_stack},
+    loader::Kernel,
+    model::{ConnId, Event, MonoNanos, Pid, Settings, StackEvent, Tracker},
+    pools::Catalogue,
+    symbolize::Symbolizer,
+};
+
+/// Time between two looks at the kernel's maps.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Stacks of the latest uses resolved per tick for the statistics of paths: some 50 us each.
+const SAMPLES_PER_TICK: usize = 16;
+
+/// Stacks of silent connections resolved per tick; the rest follows at the next ticks.
+const RESOLVED_PER_TICK: usize = 256;
+
+/// Ticks between two checks that silent connections are still what they were.
+const TICKS_PER_CHECK: u32 = 40;
+
+/// What to watch.
+pub struct Options {
+    /// TCP ports, at most `MAX_PORTS`.
+    pub ports: Vec<u16>,
+    /// Unix sockets of any port.
+    pub any_unix_port: bool,
+    pub targets: Targets,
+    pub settings: Settings,
+    /// Level of the kernel side's diagnostics; 0 is off.
+    pub log_level: u8,
+}
+
+/// Takes events as they come.
+pub trait Sink {
+    /// # Errors
+    ///
+    /// When the event cannot be kept.
+    fn event(&mut self, event: &Event) -> io::Result<()>;
+}
+
+/// A running capture.
+pub struct Session {
+    proc: ProcFs,
+    ingest: Ingest,
+    tracker: Tracker,
+    symbolizer: Symbolizer,
+    programs: Programs,
+    targets: Targets,
+    settings: Settings,
+    /// Connections whose stack of an event could not be had, so that it is not tried again.
+    given_up: HashSet<(ConnId, StackEvent, u64)>,
+    /// Processes that had connections.
+    seen: BTreeSet<u32>,
+    ended: BTreeSet<u32>,
+    ticks: u32,
+    pending: Vec<Event>,
+    coverage: Vec<String>,
+    log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl Session {
+    /// Loads, attaches, lists what exists and looks at the processes: watches when it returns.
+    ///
+    /// # Errors
+    ///
+    /// See [`SessionError`]; nothing is left attached.
+    pub fn start(
+        options: Options,
+        offsets: Offsets,
+        catalogue: Catalogue,
+        sink: &mut dyn Sink,
+    ) -> Result<Self, SessionError> {
+        let proc = ProcFs::at("/proc");
+        let targets = options.targets;
+        let mut ports = [0; tracer_ebpf::limits::MAX_PORTS];
+        for (slot, port) in ports.iter_mut().zip(&options.ports) {
+            *slot = *port;
+        }
+        let config = Config {
+            ports,
+            only_marked: u32::from(!targets.everything()),
+            any_unix_port: u32::from(options.any_unix_port),
+            own_tgid: std::process::id(),
+            _pad: 0,
+            off: offsets,
+        };
+        let programs = Programs::new(catalogue);
+        let mut kernel = Kernel::load(config, &programs.specs(), options.log_level)?;
+        let log = if options.log_level > 0 { Some(kernel.take_log()?) } else { None };
+        kernel.attach()?;
+        let ingest = Ingest::new(kernel, programs.pool_names())?;
+        let mut session = Self {
+            proc,
+            ingest,
+            tracker: Tracker::new(options.settings),
+            symbolizer: Symbolizer::new(),
+            programs,
+            targets,
+            settings: options.settings,
+            given_up: HashSet::new(),
+            seen: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            ticks: 0,
+            pending: Vec::new(),
+            coverage: Vec::new(),
+            log,
+        };
+        session.begin(&options.ports, options.any_unix_port, sink)?;
+        Ok(session)
+    }
+
+    /// Marks the targets, takes existing connections in, and attaches probes to what runs.
+    fn begin(
+        &mut self,
+        ports: &[u16],
+        any_unix_port: bool,
+        sink: &mut dyn Sink,
+    ) -> Result<(), SessionError> {
+        let running: Vec<u32> = self
+            .proc
+            .pids()
+            .map_err(|error| SessionError::Proc(error.to_string()))?
+            .into_iter()
+            .map(|pid| pid.0)
+            .filter(|pid| *pid != std::process::id())
+            .collect();
+        for pid in self.targets.pids() {
+            if !running.contains(pid) {
+                return Err(SessionError::NoProcess(*pid));
+            }
+        }
+        let watched: BTreeSet<u32> =
+            running.into_iter().filter(|pid| self.targets.matches(&self.proc, *pid)).collect();
+        if !self.targets.everything() {
+            for pid in &watched {
+                self.targets.mark(self.ingest.kernel(), *pid);
+            }
+        }
+        for pid in &watched {
+            self.programs.look_at_executable(*pid, &self.proc, self.ingest.kernel());
+        }
+        let listing = sockets::list(&self.proc, ports, any_unix_port);
+        for unread in &listing.unread {
+            self.coverage.push(format!(
+                "connections that existed before are not known in network namespace {}: {}",
+                unread.netns, unread.reason
+            ));
+        }
+        let inodes: HashSet<u64> = listing.sockets.iter().map(|socket| socket.inode).collect();
+        let only: BTreeSet<Pid> = watched.iter().map(|pid| Pid(*pid)).collect();
+        let mut holders: HashMap<u64, Vec<(u32, i32)>> = HashMap::new();
+        if !inodes.is_empty() {
+            for holder in self.proc.holders(&inodes, Some(&only)) {
+                holders.entry(holder.inode).or_default().push((holder.pid.0, holder.fd.0));
+            }
+        }
+        let at = clock::now();
+        let mut notices = Vec::new();
+        for socket in &listing.sockets {
+            if let Some(holders) = holders.get(&socket.inode) {
+                self.ingest.adopt(socket, holders, at, &mut self.pending, &mut notices);
+            }
+        }
+        self.act(notices);
+        self.flush(sink)?;
+        self.tick(sink)
+    }
+
+    /// The events' state so far.
+    #[must_use]
+    pub fn tracker(&self) -> &Tracker {
+        &self.tracker
+    }
+
+    /// What could not be seen, in words.
+    #[must_use]
+    pub fn coverage(&self) -> Vec<String> {
+        let mut lines = self.coverage.clone();
+        lines.extend(self.programs.notes());
+        lines
+    }
+
+    /// Run-time statistics of the programs, where the kernel keeps them.
+    #[must_use]
+    pub fn statistics(&mut self) -> Vec<(String, u64, u64)> {
+        self.ingest.kernel().statistics()
+    }
+
+    /// Watches until `until`, or until `stop` becomes readable, or until the watched processes have
+    /// all ended. `progress` is called at each tick.
+    ///
+    /// # Errors
+    ///
+    /// When the sink fails.
+    pub fn watch(
+        &mut self,
+        until: Instant,
+        stop: BorrowedFd<'_>,
+        sink: &mut dyn Sink,
+        progress: &mut dyn FnMut(&Tracker),
+    ) -> Result<(), SessionError> {
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            let now = Instant::now();
+            if now >= until || self.targets_ended() {
+                return Ok(());
+            }
+            if now >= next_tick {
+                self.tick(sink)?;
+                progress(&self.tracker);
+                next_tick = now + TICK;
+                continue;
+            }
+            let wait = next_tick.min(until).saturating_duration_since(now);
+            let (ring_ready, stopped) = self.wait(stop, wait)?;
+            if stopped {
+                return Ok(());
+            }
+            if ring_ready {
+                self.drain(sink)?;
+            }
+        }
+    }
+
+    fn wait(&self, stop: BorrowedFd<'_>, timeout: Duration) -> Result<(bool, bool), SessionError> {
+        let timeout = Timespec::try_from(timeout).map_err(|_| SessionError::Clock)?;
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.ingest.ring_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(stop, PollFlags::IN),
+        ];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) => Ok((!fds[0].revents().is_empty(), !fds[1].revents().is_empty())),
+            Err(rustix::io::Errno::INTR) => Ok((false, false)),
+            Err(error) => Err(SessionError::Wait(error.into())),
+        }
+    }
+
+    /// Takes in the last events, checks the silent connections once more and lets time pass.
+    ///
+    /// # Errors
+    ///
+    /// When the sink fails.
+    pub fn finish(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
+        self.verify(sink)?;
+        self.tick(sink)
+    }
+
+    fn targets_ended(&self) -> bool {
+        self.targets.only_pids() && self.targets.pids().is_subset(&self.ended)
+    }
+
+    fn drain(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
+        let mut notices = Vec::new();
+        self.ingest.drain(&self.proc, &mut self.pending, &mut notices);
+        self.act(notices);
+        self.flush(sink)
+    }
+
+    fn tick(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
+        self.drain(sink)?;
+        let at = clock::now();
+        self.ingest.scan(at, &mut self.pending);
+        self.flush(sink)?;
+        self.resolve(at, sink)?;
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(TICKS_PER_CHECK) {
+            self.verify(sink)?;
+        }
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        self.pending.push(Event::Tick { at });
+        self.flush(sink)
+    }
+
+    /// Resolves the stacks of connections that went silent, and samples those in use.
+    fn resolve(&mut self, at: MonoNanos, sink: &mut dyn Sink) -> Result<(), SessionError> {
+        let mut wanted: Vec<(ConnId, StackEvent, u64)> = self
+            .tracker
+            .wanted_stacks(at)
+            .into_iter()
+            .filter(|wanted| !self.given_up.contains(wanted))
+            .take(RESOLVED_PER_TICK)
+            .collect();
+        let sampled = self.ingest.sample(SAMPLES_PER_TICK);
+        wanted.extend(sampled.into_iter().map(|(conn, uses)| (conn, StackEvent::LastUse, uses)));
+        for (conn, of, uses) in wanted {
+            let Some(copied) = self.ingest.stack(conn, of, uses) else {
+                // Overwritten by a later use, or never taken.
+                if self.given_up.len() >= tracer_ebpf::limits::MAX_CONNECTIONS as usize {
+                    self.given_up.clear();
+                }
+                self.given_up.insert((conn, of, uses));
+                continue;
+            };
+            let raw = raw_stack(&copied);
+            let resolved = self.symbolizer.resolve(&raw);
+            if resolved.cut && copied.full {
+                self.ingest.raise_stack_class(raw.pid);
+            }
+            self.pending.push(Event::Stack { at, conn, of, uses, stack: resolved.stack });
+        }
+        self.flush(sink)
+    }
+
+    /// Checks that silent connections still are what they were.
+    fn verify(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
+        let at = clock::now();
+        let silent: Vec<ConnId> = self
+            .tracker
+            .live()
+            .filter(|conn| conn.silence(at) >= self.settings.threshold)
+            .map(|conn| conn.id)
+            .collect();
+        self.ingest.verify(&silent, &self.proc, at, &mut self.pending);
+        self.flush(sink)
+    }
+
+    /// Acts on what happened to processes.
+    fn act(&mut self, notices: Vec<Notice>) {
+        for notice in notices {
+            match notice {
+                Notice::Connected(pid) => {
+                    if self.seen.insert(pid) {
+                        self.look(pid);
+                    }
+                }
+                Notice::Exec(pid) => {
+                    self.symbolizer.forget(pid);
+                    let wanted = self.targets.matches(&self.proc, pid);
+                    if wanted {
+                        if !self.targets.everything() {
+                            self.targets.mark(self.ingest.kernel(), pid);
+                        }
+                        self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
+                    }
+                    if self.seen.contains(&pid) {
+                        self.look(pid);
+                    }
+                }
+                Notice::Exit(pid) => {
+                    self.seen.remove(&pid);
+                    self.ended.insert(pid);
+                    self.programs.forget(pid);
+                }
+            }
+        }
+    }
+
+    /// Looks at a process that has connections: who it is, what can be probed, what its code is.
+    fn look(&mut self, pid: u32) {
+        // A failure is an absence: the process may be gone already, and its stacks say so.
+        let _gone = self.symbolizer.observe(pid);
+        let pools = self.programs.look_at_process(pid, &self.proc, self.ingest.kernel());
+        if let Some(mut process) = self.proc.process_seen(Pid(pid), self.programs.runtime(pid)) {
+            process.pools = pools;
+            self.pending.push(Event::Process { at: clock::now(), pid: Pid(pid), process });
+        }
+    }
+
+    fn flush(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
+        for event in self.pending.drain(..) {
+            sink.event(&event).map_err(SessionError::Sink)?;
+            self.tracker.apply(&event);
+        }
+        Ok(())
+    }
+}

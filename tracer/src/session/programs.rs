@@ -1,0 +1,205 @@
+//! The programs that processes run: what of their pools can be probed, and probing it.
+//!
+//! May import `host`, `loader`, `pools`, `symbolize`'s file mapping and the model's types.
+//! Invariants: a file is inspected and probed once, by identity of the file, for all processes
+//! that map it (a uprobe belongs to an inode); a file that cannot be read or probed is a note that
+//! names it, never an error.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use tracer_ebpf::probe::ProbeSpec;
+
+use crate::{
+    host::proc::ProcFs,
+    ingest::decode::PoolName,
+    loader::Kernel,
+    model::{Pid, PoolSeen, Runtime},
+    pools::{BinaryPlan, Catalogue, PoolFound},
+    symbolize::map_file,
+};
+
+/// Files remembered; beyond, inspection starts over.
+const MAX_FILES: usize = 16_384;
+
+/// A file's identity while it is not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct FileKey {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+/// What became of one probe point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeStatus {
+    /// Function in the file.
+    pub symbol: String,
+    /// Offset in the file, in bytes.
+    pub offset: u64,
+    /// Why it is not attached.
+    pub error: Option<String>,
+}
+
+/// An inspected file.
+#[derive(Clone, Debug)]
+struct Inspected {
+    runtime: Option<Runtime>,
+    pools: Vec<PoolSeen>,
+}
+
+/// The files and processes looked at.
+pub struct Programs {
+    catalogue: Catalogue,
+    files: HashMap<FileKey, Inspected>,
+    runtimes: HashMap<u32, Runtime>,
+    notes: Vec<String>,
+}
+
+impl Programs {
+    /// Nothing looked at yet.
+    #[must_use]
+    pub fn new(catalogue: Catalogue) -> Self {
+        Self { catalogue, files: HashMap::new(), runtimes: HashMap::new(), notes: Vec::new() }
+    }
+
+    /// What the probe programs do, by program.
+    #[must_use]
+    pub fn specs(&self) -> Vec<ProbeSpec> {
+        self.catalogue.specs()
+    }
+
+    /// The pools, as connections refer to them.
+    #[must_use]
+    pub fn pool_names(&self) -> Vec<PoolName> {
+        self.catalogue
+            .pools()
+            .map(|pool| PoolName { name: pool.name.to_owned(), is_pool: pool.is_pool })
+            .collect()
+    }
+
+    /// What could not be inspected or probed, in words.
+    pub fn notes(&self) -> impl Iterator<Item = String> + '_ {
+        self.notes.iter().cloned()
+    }
+
+    /// The runtime of a process, when its executable tells.
+    #[must_use]
+    pub fn runtime(&self, pid: u32) -> Option<Runtime> {
+        self.runtimes.get(&pid).copied()
+    }
+
+    /// Forgets a process that ended.
+    pub fn forget(&mut self, pid: u32) {
+        self.runtimes.remove(&pid);
+    }
+
+    /// Inspects and probes a process's executable.
+    pub fn look_at_executable(&mut self, pid: u32, proc: &ProcFs, kernel: &mut Kernel) {
+        let path = proc.dir(Pid(pid)).join("exe");
+        let shown = proc.exe(Pid(pid)).unwrap_or_else(|| path.display().to_string());
+        if let Some(inspected) = self.file(&path, &shown, kernel) {
+            match inspected.runtime {
+                Some(runtime) => self.runtimes.insert(pid, runtime),
+                None => self.runtimes.remove(&pid),
+            };
+        }
+    }
+
+    /// Inspects and probes everything a process has mapped; returns the pools found in it.
+    pub fn look_at_process(
+        &mut self,
+        pid: u32,
+        proc: &ProcFs,
+        kernel: &mut Kernel,
+    ) -> Vec<PoolSeen> {
+        self.look_at_executable(pid, proc, kernel);
+        let mut found: Vec<PoolSeen> = Vec::new();
+        for mapped in proc.mapped_files(Pid(pid)) {
+            let shown = mapped.path.display().to_string();
+            // Where the kernel does not let `map_files` be followed, the path in the process's own
+            // root names the same file.
+            let inside = mapped.path.strip_prefix("/").unwrap_or(&mapped.path);
+            let root = proc.dir(Pid(pid)).join("root").join(inside);
+            let path = if mapped.entry.exists() { &mapped.entry } else { &root };
+            if let Some(inspected) = self.file(path, &shown, kernel) {
+                for pool in inspected.pools {
+                    if !found.iter().any(|known| known.name == pool.name) {
+                        found.push(pool);
+                    }
+                }
+            }
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found
+    }
+
+    fn file(&mut self, path: &Path, shown: &str, kernel: &mut Kernel) -> Option<Inspected> {
+        let file = File::open(path).ok()?;
+        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        let key = FileKey {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        };
+        if let Some(inspected) = self.files.get(&key) {
+            return Some(inspected.clone());
+        }
+        let plan = map_file(&file).map(|bytes| self.catalogue.inspect(&bytes)).unwrap_or_default();
+        let inspected = self.probe(plan, path, shown, kernel);
+        if self.files.len() >= MAX_FILES {
+            self.files.clear();
+        }
+        self.files.insert(key, inspected.clone());
+        Some(inspected)
+    }
+
+    /// Attaches the points of a plan; a pool counts as observed when all its points are attached.
+    fn probe(
+        &mut self,
+        plan: BinaryPlan,
+        path: &Path,
+        shown: &str,
+        kernel: &mut Kernel,
+    ) -> Inspected {
+        for (index, spec) in self.catalogue.take_new_specs() {
+            if let Err(error) = kernel.set_probe(index, spec) {
+                self.notes.push(format!("{shown}: {error}"));
+            }
+        }
+        let mut pools = Vec::new();
+        for pool in plan.pools {
+            let statuses = attach(&pool, path, kernel);
+            let failed = statuses.iter().find_map(|status| {
+                let error = status.error.as_ref()?;
+                Some(format!("{} is not probed: {error}", status.symbol))
+            });
+            if let Some(failed) = &failed {
+                self.notes.push(format!("{shown}: {failed}"));
+            }
+            pools.push(PoolSeen {
+                name: pool.name.to_string(),
+                observed: pool.observed && failed.is_none(),
+                note: failed.or(pool.note),
+            });
+        }
+        Inspected { runtime: plan.runtime, pools }
+    }
+}
+
+fn attach(pool: &PoolFound, path: &Path, kernel: &mut Kernel) -> Vec<ProbeStatus> {
+    let path = PathBuf::from(path);
+    let points = pool.points.iter().map(|point| ProbeStatus {
+        symbol: point.symbol.clone(),
+        offset: point.file_offset,
+        error: kernel
+            .attach_probe(point.probe, &path, point.file_offset)
+            .err()
+            .map(|error| error.to_string()),
+    });
+    points.collect()
+}
