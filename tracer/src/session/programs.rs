@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use tracer_ebpf::probe::ProbeSpec;
@@ -165,7 +166,9 @@ impl Programs {
         let plan = map_file(&file)
             .and_then(|bytes| inspect(&bytes, &self.catalogue, &mut self.table).ok())
             .unwrap_or_default();
-        let inspected = self.probe(plan, path, shown, kernel);
+        // By our own descriptor: the process, and with it its links, may be gone meanwhile.
+        let opened = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let inspected = self.probe(plan, &opened, shown, kernel);
         if self.files.len() >= MAX_FILES {
             self.files.clear();
         }
@@ -208,12 +211,11 @@ impl Programs {
 }
 
 fn attach(pool: &PoolFound, path: &Path, kernel: &mut Kernel) -> Vec<ProbeStatus> {
-    let path = PathBuf::from(path);
     let points = pool.points.iter().map(|point| ProbeStatus {
         symbol: point.symbol.clone(),
         offset: point.file_offset,
         error: kernel
-            .attach_probe(point.probe, &path, point.file_offset)
+            .attach_probe(point.probe, path, point.file_offset)
             .err()
             .map(|error| error.to_string()),
     });
