@@ -10,6 +10,7 @@
 //! [`native`] (ELF) or [`perf_map`] with [`generated`] (code made at run time), then [`owner`].
 
 mod cache;
+mod cfi;
 mod generated;
 mod maps;
 mod module;
@@ -293,8 +294,10 @@ fn opener<'a>(
 /// The frames at `address` of the addresses of `code`'s file.
 fn native(symbols: &mut NativeSymbols, code: &process::Code, address: u64) -> Vec<Frame> {
     let is_go = code.module.elf.as_ref().is_some_and(|elf| elf.is_go);
+    // Nobody is sent to a line of the runtime: its names are enough.
+    let with_lines = code.owner.role() != Role::Runtime;
     symbols
-        .at(&code.module, address)
+        .at(&code.module, address, with_lines)
         .into_iter()
         .map(|located| {
             let symbol = located.symbol;

@@ -5,7 +5,7 @@
 //! another one on overlayfs; only regular files are opened; nothing in a file is trusted; a file
 //! that was changed or cut after it was opened is not read again.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::fs::{File, OpenOptions};
 use std::ops::{Deref, Range};
 use std::os::fd::AsRawFd as _;
@@ -14,11 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
+
 use object::Endianness;
 use object::elf::{
     EM_X86_64, FileHeader64, PF_X, PT_LOAD, ProgramHeader64, SHF_COMPRESSED, SectionHeader64,
 };
 use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, SectionTable};
+
+use super::cfi;
 
 /// An `.eh_frame` without an index is indexed by walking it; larger ones are left to frame
 /// pointers.
@@ -64,9 +67,9 @@ impl Deref for Bytes {
 
 /// A section: where it is in the program's own addresses, and its bytes.
 #[derive(Clone)]
-pub(super) struct Section {
+pub(super) struct Section<B = Bytes> {
     pub addresses: Range<u64>,
-    pub bytes: Bytes,
+    pub bytes: B,
 }
 
 /// A loadable, executable part of an ELF file.
@@ -115,6 +118,7 @@ pub(super) struct Module {
     /// The file belongs to root, so a link in it to another file may be followed.
     trusted: bool,
     changed: Cell<bool>,
+    unwind_bounded: OnceCell<bool>,
 }
 
 impl Module {
@@ -138,7 +142,16 @@ impl Module {
         let map = Arc::new(map(&file)?);
         let bytes = Bytes { range: 0..map.len(), map };
         let elf = parse(&bytes);
-        Some(Self { serial, file, id, bytes, elf, trusted, changed: Cell::new(false) })
+        Some(Self {
+            serial,
+            file,
+            id,
+            bytes,
+            elf,
+            trusted,
+            changed: Cell::new(false),
+            unwind_bounded: OnceCell::new(),
+        })
     }
 
     pub fn id(&self) -> FileId {
@@ -161,6 +174,15 @@ impl Module {
     /// refers to only when root vouches for the reference.
     pub fn may_use_debug_information(&self) -> bool {
         self.trusted || !self.elf.as_ref().is_some_and(|elf| elf.has_debug_link)
+    }
+
+    /// Whether following the unwind information takes bounded time. Looked at once.
+    pub fn is_unwind_bounded(&self) -> bool {
+        *self.unwind_bounded.get_or_init(|| {
+            let Some(elf) = &self.elf else { return false };
+            let Some(eh_frame) = &elf.eh_frame else { return false };
+            cfi::is_bounded(eh_frame, elf.eh_frame_hdr.as_ref())
+        })
     }
 
     /// Whether the bytes are still those that were mapped. To be asked before they are read:
