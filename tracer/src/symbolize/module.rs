@@ -1,6 +1,6 @@
 //! Files that code is mapped from: opened once, kept for as long as a stack may point into them.
 //!
-//! May import `std`, `libc`, `memmap2` and `object`. Invariants: a file is known by what `fstat`
+//! May import `libc`, `memmap2` and [`binary`](crate::binary). Invariants: a file is known by what `fstat`
 //! says of it (device, inode, size, times), never by the device in `/proc/PID/maps`, which is
 //! another one on overlayfs; only regular files are opened; nothing in a file is trusted; a file
 //! that was changed or cut after it was opened is not read again.
@@ -15,13 +15,9 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use object::Endianness;
-use object::elf::{
-    EM_X86_64, FileHeader64, PF_X, PT_LOAD, ProgramHeader64, SHF_COMPRESSED, SectionHeader64,
-};
-use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, SectionTable};
-
 use super::cfi;
+use crate::binary::elf::{self, Segment};
+use crate::binary::pclntab::GoTable;
 
 /// An `.eh_frame` without an index is indexed by walking it; larger ones are left to frame
 /// pointers.
@@ -57,6 +53,12 @@ pub(super) struct Bytes {
     range: Range<usize>,
 }
 
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl Deref for Bytes {
     type Target = [u8];
 
@@ -72,14 +74,6 @@ pub(super) struct Section<B = Bytes> {
     pub bytes: B,
 }
 
-/// A loadable, executable part of an ELF file.
-#[derive(Clone, Copy, Debug)]
-struct Segment {
-    offset: u64,
-    len: u64,
-    address: u64,
-}
-
 /// What unwinding and symbols need of an ELF file.
 #[derive(Default)]
 pub(super) struct Elf {
@@ -90,7 +84,6 @@ pub(super) struct Elf {
     pub eh_frame_hdr: Option<Section>,
     /// Refers to a file with the debug information.
     has_debug_link: bool,
-    pub is_go: bool,
 }
 
 impl Elf {
@@ -99,9 +92,9 @@ impl Elf {
     pub fn address_of(&self, offset: u64) -> Option<u64> {
         let segment = self.segments.iter().find(|segment| {
             let first = segment.offset & !(PAGE_BYTES - 1);
-            (first..segment.offset.saturating_add(segment.len)).contains(&offset)
+            (first..segment.offset.saturating_add(segment.file_size)).contains(&offset)
         })?;
-        segment.address.checked_add(offset)?.checked_sub(segment.offset)
+        segment.vaddr.checked_add(offset)?.checked_sub(segment.offset)
     }
 }
 
@@ -119,6 +112,7 @@ pub(super) struct Module {
     trusted: bool,
     changed: Cell<bool>,
     unwind_bounded: OnceCell<bool>,
+    go_table: OnceCell<Option<GoTable<Bytes>>>,
 }
 
 impl Module {
@@ -151,6 +145,7 @@ impl Module {
             trusted,
             changed: Cell::new(false),
             unwind_bounded: OnceCell::new(),
+            go_table: OnceCell::new(),
         })
     }
 
@@ -164,10 +159,9 @@ impl Module {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 
-    /// The whole file.
-    #[expect(dead_code, reason = "read by the table of Go functions")]
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// The table of Go functions, when the file has one. Looked for once.
+    pub fn go_table(&self) -> Option<&GoTable<Bytes>> {
+        self.go_table.get_or_init(|| GoTable::parse(self.bytes.clone()).ok()).as_ref()
     }
 
     /// Whether debug information may be looked for: always in the file itself, in files it
@@ -203,55 +197,29 @@ fn map(file: &File) -> Option<Mmap> {
 }
 
 fn parse(bytes: &Bytes) -> Option<Elf> {
-    let data: &[u8] = bytes;
-    let header = FileHeader64::<Endianness>::parse(data).ok()?;
-    let endian = header.endian().ok()?;
-    if header.e_machine(endian) != EM_X86_64 {
-        return None;
-    }
-    let mut elf = Elf::default();
-    let programs = header.program_headers(endian, data).unwrap_or_default();
-    elf.segments = programs.iter().filter_map(|p| segment(p, endian)).collect();
-    let Ok(sections) = header.sections(endian, data) else { return Some(elf) };
-    let section = |name: &str| find(&sections, name, endian);
-    let loaded = |name: &str| {
-        let (addresses, header) = section(name)?;
-        let (offset, size) = header.file_range(endian)?;
-        let start = usize::try_from(offset).ok()?;
-        let end = start.checked_add(usize::try_from(size).ok()?)?;
-        if end > data.len() || header.sh_flags(endian) & u64::from(SHF_COMPRESSED) != 0 {
-            return None;
-        }
-        Some(Section { addresses, bytes: Bytes { map: Arc::clone(&bytes.map), range: start..end } })
+    let file = elf::Elf::parse(bytes).ok()?;
+    let addresses = |name: &str| {
+        let section = file.section(name)?;
+        Some(section.vaddr..section.vaddr.checked_add(section.size)?)
     };
-    elf.text = section(".text").map(|(range, _)| range);
-    elf.got = section(".got").map(|(range, _)| range);
-    elf.eh_frame_hdr = loaded(".eh_frame_hdr");
-    elf.eh_frame = loaded(".eh_frame")
-        .filter(|section| elf.eh_frame_hdr.is_some() || section.bytes.len() <= MAX_UNINDEXED_BYTES);
-    elf.has_debug_link = [".gnu_debuglink", ".gnu_debugaltlink", ".debug_sup"]
-        .iter()
-        .any(|name| section(name).is_some());
-    elf.is_go = [".gopclntab", ".data.rel.ro.gopclntab", ".go.buildinfo"]
-        .iter()
-        .any(|name| section(name).is_some());
-    Some(elf)
-}
-
-fn segment(header: &ProgramHeader64<Endianness>, endian: Endianness) -> Option<Segment> {
-    (header.p_type(endian) == PT_LOAD && header.p_flags(endian) & PF_X != 0).then(|| Segment {
-        offset: header.p_offset(endian),
-        len: header.p_filesz(endian),
-        address: header.p_vaddr(endian),
+    let section = |name: &str| {
+        let section = file.section(name)?;
+        let start = usize::try_from(section.offset).ok()?;
+        let end = start.checked_add(usize::try_from(section.size).ok()?)?;
+        let bytes = Bytes { map: Arc::clone(&bytes.map), range: start..end };
+        Some(Section { addresses: addresses(name)?, bytes })
+    };
+    let eh_frame_hdr = section(".eh_frame_hdr");
+    let eh_frame = section(".eh_frame")
+        .filter(|section| eh_frame_hdr.is_some() || section.bytes.len() <= MAX_UNINDEXED_BYTES);
+    Some(Elf {
+        segments: file.segments().iter().filter(|segment| segment.executable).copied().collect(),
+        text: addresses(".text"),
+        got: addresses(".got"),
+        eh_frame,
+        eh_frame_hdr,
+        has_debug_link: [".gnu_debuglink", ".gnu_debugaltlink", ".debug_sup"]
+            .iter()
+            .any(|name| file.section(name).is_some()),
     })
-}
-
-fn find<'data>(
-    sections: &SectionTable<'data, FileHeader64<Endianness>>,
-    name: &str,
-    endian: Endianness,
-) -> Option<(Range<u64>, &'data SectionHeader64<Endianness>)> {
-    let (_, header) = sections.section_by_name(endian, name.as_bytes())?;
-    let start = header.sh_addr(endian);
-    Some((start..start.checked_add(header.sh_size(endian))?, header))
 }
