@@ -105,12 +105,6 @@ impl Process {
         kill(signal, &self.pid().to_string());
     }
 
-    /// Waits for the end of the program alone, whatever still holds its pipes.
-    pub fn wait(&mut self) {
-        drop(self.stdin.take());
-        drop(self.child.wait());
-    }
-
     /// Closes the program's input and waits for the end of its output, which is its own end.
     pub fn finish(&mut self, within: Duration) -> (String, String, ExitStatus) {
         drop(self.stdin.take());
