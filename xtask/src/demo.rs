@@ -42,7 +42,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let server = Server::start_with(&Config { own_process_group: true, ..Config::default() })?;
     println!("demo: PostgreSQL listens on port {}", server.port());
-    let dir = tempfile::tempdir()?;
+    let dir = tempfile::TempDir::with_prefix("connleak-demo-")?;
     let mut watch = sh::elevated(&connleak).context("connleak needs root, and there is no sudo")?;
     watch.args(["capture", "--port", &server.port().to_string()]);
     if options.args.is_empty() {

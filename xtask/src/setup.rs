@@ -5,6 +5,7 @@
 //! the distribution where we can install them (Debian, as root or with sudo); the rest goes below
 //! `target/`, at pinned versions. Nothing is written into anyone's home.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
 use std::process::Command;
@@ -79,16 +80,14 @@ pub fn run(options: &Options) -> Result<()> {
         (_, true) => &[Group::Build],
         _ => &[Group::Build, Group::Demo, Group::Real, Group::Vm],
     };
-    for group in groups {
-        install(*group, Voice::Everything)?;
-    }
+    install(groups, Voice::Everything)?;
     println!("setup: complete");
     Ok(())
 }
 
 /// The same for one group and silent about what is there: what other tasks call first.
 pub fn ensure(group: Group) -> Result<()> {
-    install(group, Voice::Changes)
+    install(&[group], Voice::Changes)
 }
 
 /// How much to say: all that was looked at, or only what is done.
@@ -106,41 +105,46 @@ impl Voice {
     }
 }
 
-fn install(group: Group, voice: Voice) -> Result<()> {
-    let mut wanted = Vec::new();
-    for need in packages(group) {
+fn install(groups: &[Group], voice: Voice) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    let mut missing = Vec::new();
+    for need in groups.iter().flat_map(|group| packages(*group)) {
+        if !seen.insert(need.debian) {
+            continue;
+        }
         if is_met(need) {
             voice.found(need.debian);
         } else {
-            wanted.push(Missing { package: need.debian.to_owned(), why: need.why.to_owned() });
+            missing.push(Missing { package: need.debian.to_owned(), why: need.why.to_owned() });
         }
     }
-    apt_install(wanted)?;
-    match group {
-        Group::Build => {
-            let compiler = compiler(voice)?;
-            linker(compiler, voice)
-        }
-        Group::Demo => {
-            node_clients(voice)?;
-            clients::build_demo()
-        }
-        Group::Real => {
-            node_clients(voice)?;
-            python_clients(voice)?;
-            clients::build_go()
-        }
-        Group::Vm => Ok(()),
+    apt_install(missing)?;
+    if groups.contains(&Group::Build) {
+        let compiler = compiler(voice)?;
+        linker(compiler, voice)?;
     }
+    if groups.contains(&Group::Demo) || groups.contains(&Group::Real) {
+        node_clients(voice)?;
+    }
+    if groups.contains(&Group::Demo) {
+        clients::build_demo()?;
+    }
+    if groups.contains(&Group::Real) {
+        python_clients(voice)?;
+        clients::build_go()?;
+    }
+    Ok(())
 }
 
-fn packages(group: Group) -> Vec<&'static Need> {
-    match group {
-        Group::Build => needs::BUILD.iter().collect(),
-        Group::Demo => needs::SERVER.iter().chain(needs::DEMO).collect(),
-        Group::Real => needs::SERVER.iter().chain(needs::DEMO).chain(needs::REAL).collect(),
-        Group::Vm => needs::SERVER.iter().chain(needs::VM).collect(),
-    }
+/// The lists that a group's work needs, one after the other.
+fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
+    let lists: &[&'static [Need]] = match group {
+        Group::Build => &[needs::BUILD],
+        Group::Demo => &[needs::SERVER, needs::DEMO],
+        Group::Real => &[needs::SERVER, needs::DEMO, needs::REAL],
+        Group::Vm => &[needs::SERVER, needs::VM],
+    };
+    lists.iter().copied().flatten()
 }
 
 fn is_met(need: &Need) -> bool {
@@ -249,7 +253,7 @@ fn python_clients(voice: Voice) -> Result<()> {
 }
 
 /// Installs Debian packages, or says what is missing.
-fn apt_install(mut missing: Vec<Missing>) -> Result<()> {
+fn apt_install(missing: Vec<Missing>) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -258,8 +262,6 @@ fn apt_install(mut missing: Vec<Missing>) -> Result<()> {
         return Err(Unavailable(missing).into());
     };
     apt_update_once()?;
-    missing.sort_by(|a, b| a.package.cmp(&b.package));
-    missing.dedup_by(|a, b| a.package == b.package);
     let names: Vec<_> = missing.iter().map(|missing| &missing.package).collect();
     let options = ["install", "--yes", "--no-install-recommends", "-qq"];
     install.env("DEBIAN_FRONTEND", "noninteractive").args(options).args(names);

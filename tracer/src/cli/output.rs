@@ -1,6 +1,6 @@
 //! Where output goes and how it looks: files, terminals, colour, logging, broken pipes.
 //!
-//! May import `args`. Invariant: text that may hold what a traced process chose is made printable
+//! May import `args` and `report`. Invariant: text that may hold what a traced process chose is made printable
 //! before it reaches a terminal.
 
 use std::fs::File;
@@ -9,7 +9,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::args::{Color, OutputArgs};
+use super::args::{Color, Format, OutputArgs};
+use crate::report::{Report, TextOptions, write_json, write_text};
 
 /// Opens the report's destination: a file, or the standard output.
 ///
@@ -21,6 +22,27 @@ pub fn open(args: &OutputArgs) -> anyhow::Result<Box<dyn Write>> {
         Some(path) => Ok(Box::new(create(path)?)),
         None => Ok(Box::new(BufWriter::new(io::stdout()))),
     }
+}
+
+/// Writes a report as asked for.
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn write_report(
+    report: &Report,
+    args: &OutputArgs,
+    mut out: Box<dyn Write>,
+) -> anyhow::Result<()> {
+    match args.format {
+        Format::Text => {
+            let options = TextOptions { color: colored(args), stacks: true };
+            write_text(report, options, &mut out)?;
+        }
+        Format::Json => write_json(report, &mut out)?,
+    }
+    out.flush()?;
+    Ok(())
 }
 
 /// Creates a file for writing.
@@ -35,7 +57,7 @@ pub fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
 
 /// Whether text is to be coloured.
 #[must_use]
-pub fn colored(args: &OutputArgs) -> bool {
+fn colored(args: &OutputArgs) -> bool {
     match args.color {
         Color::Always => true,
         Color::Never => false,

@@ -1,9 +1,8 @@
 //! The monotonic clock that events carry, and its pairing with the wall clock.
 //!
-//! May import [`crate::model`]'s time type, `rustix` and `jiff`. Invariant: wall time is derived
+//! May import [`crate::model`]'s time type and `rustix`. Invariant: wall time is derived
 //! from one [`Anchor`], so two events keep their order and distance when printed.
 
-use jiff::Timestamp;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -35,14 +34,12 @@ impl Anchor {
         Self { mono: MonoNanos(before.0 + after.since(before) / 2), unix_nanos }
     }
 
-    /// Wall time of `at`, RFC 3339 in UTC with milliseconds. A time before 1970 is
-    /// written as its first moment.
+    /// Wall time of `at` in milliseconds since 1970-01-01 UTC; a time before that is zero.
     #[must_use]
-    pub fn rfc3339(&self, at: MonoNanos) -> String {
+    pub fn unix_ms(&self, at: MonoNanos) -> u64 {
         let after = i128::from(at.0) - i128::from(self.mono.0);
-        let nanos = (i128::from(self.unix_nanos) + after).max(0);
-        let at = Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::MAX);
-        format!("{at:.3}")
+        let millis = (i128::from(self.unix_nanos) + after).max(0) / 1_000_000;
+        u64::try_from(millis).unwrap_or(u64::MAX)
     }
 }
 
@@ -61,19 +58,14 @@ mod tests {
 
     #[test]
     fn wall_time_follows_the_monotonic_distance() {
-        assert_eq!(ANCHOR.rfc3339(ANCHOR.mono), "2023-11-14T22:13:20.123Z");
-        assert_eq!(ANCHOR.rfc3339(MonoNanos(6_500_000_000)), "2023-11-14T22:13:21.623Z");
-        assert_eq!(ANCHOR.rfc3339(MonoNanos(0)), "2023-11-14T22:13:15.123Z");
+        assert_eq!(ANCHOR.unix_ms(ANCHOR.mono), 1_700_000_000_123);
+        assert_eq!(ANCHOR.unix_ms(MonoNanos(6_500_000_000)), 1_700_000_001_623);
+        assert_eq!(ANCHOR.unix_ms(MonoNanos(0)), 1_699_999_995_123);
     }
 
     #[test]
-    fn times_out_of_range_are_clamped() {
-        assert_eq!(
-            Anchor { mono: MonoNanos(u64::MAX), unix_nanos: 0 }.rfc3339(MonoNanos(0)),
-            "1970-01-01T00:00:00.000Z"
-        );
-        let far = Anchor { mono: MonoNanos(0), unix_nanos: i64::MAX };
-        assert_eq!(far.rfc3339(MonoNanos(u64::MAX)), "2846-10-30T23:21:50.564Z");
+    fn times_before_the_epoch_are_its_first_moment() {
+        assert_eq!(Anchor { mono: MonoNanos(u64::MAX), unix_nanos: 0 }.unix_ms(MonoNanos(0)), 0);
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub fn fetch(series: &Series, update: bool) -> Result<Kernel> {
 fn download(series: &Series, dir: &Path) -> Result<String> {
     fs::create_dir_all(dir)?;
     let apt = Apt::new(&dir.join("apt"), series.suites)?;
-    println!("vm: looking for the newest kernel {} in {}", series.name, series.suites.join(", "));
+    println!("vm: looking for kernel {} in {}", series.name, series.suites.join(", "));
     sh::run(apt.command("apt-get").args(["-qq", "update"]))?;
     let names = sh::output(apt.command("apt-cache").args(["pkgnames", "linux-image-"]))?;
     let version = newest(&names, series.prefix)

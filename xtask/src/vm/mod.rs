@@ -65,7 +65,8 @@ pub fn run(options: &Options) -> Result<()> {
     }
     // Made once: initdb takes nine seconds in an emulated machine. Not in /tmp, which is another
     // one there, nor below a home directory, which the user `postgres` may not enter.
-    let prepared = tempfile::tempdir_in("/var/tmp").context("making a directory in /var/tmp")?;
+    let prepared = tempfile::TempDir::with_prefix_in("connleak-vm-", "/var/tmp")
+        .context("making a directory in /var/tmp")?;
     fs::set_permissions(prepared.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let data = prepared.path().join("data");
     postgres::prepare(&data)?;

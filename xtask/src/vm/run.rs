@@ -42,7 +42,8 @@ pub struct Machine {
 /// # Errors
 /// When the machine did not get as far as running the command, or took too long.
 pub fn run(kernel: &Kernel, machine: &Machine) -> Result<u8> {
-    let dir = tempfile::tempdir().context("making a temporary directory")?;
+    let dir =
+        tempfile::TempDir::with_prefix("connleak-vm-").context("making a temporary directory")?;
     let initrd = dir.path().join("initrd");
     fs::write(&initrd, initramfs::build(kernel, &script(machine)?)?)?;
     let socket = dir.path().join("root.sock");
