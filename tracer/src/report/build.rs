@@ -2,6 +2,8 @@
 //!
 //! May import `model`. Pure.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{
     BlameRow, Capture, CaptureHeader, ConnectionRow, ConnectionState, Count, Ending, FindingRow,
     FrameRow, Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, StackRow, Tool,
@@ -72,12 +74,16 @@ impl Report {
 
 /// Processes that have connections or findings, by pid.
 fn processes(tracker: &Tracker, findings: &[Finding]) -> Vec<ProcessRow> {
+    let mut live = BTreeMap::new();
+    for conn in tracker.live() {
+        *live.entry(conn.owner).or_insert(0u64) += 1;
+    }
+    let found: BTreeSet<_> = findings.iter().map(|finding| finding.process).collect();
     let mut rows: Vec<_> = tracker
         .processes()
         .filter_map(|process| {
-            let live = tracker.live().filter(|conn| conn.owner == process.id).count();
-            let found = findings.iter().any(|finding| finding.process == process.id);
-            (live > 0 || found).then(|| process_row(process, live as u64))
+            let live = live.get(&process.id).copied().unwrap_or(0);
+            (live > 0 || found.contains(&process.id)).then(|| process_row(process, live))
         })
         .collect();
     rows.sort_by_key(|row| row.pid);

@@ -1,0 +1,204 @@
+//! Recorded streams and the reports they must give, byte for byte; and properties of the model.
+//!
+//! `UPDATE_EXPECT=1 cargo test -p tracer --test replay` rewrites streams and reports; what it
+//! changes is for a person to judge.
+
+#[path = "streams/properties.rs"]
+mod properties;
+#[path = "streams/scenarios.rs"]
+mod scenarios;
+#[path = "streams/scene.rs"]
+mod scene;
+
+use std::path::PathBuf;
+
+use expect_test::expect_file;
+use tracer::{
+    model::{Certainty, Event, Verdict},
+    record::{Reader, Writer, replay},
+    report::{Report, TextOptions, exit_code, write_json, write_text},
+};
+
+use scenarios::SCENARIOS;
+
+fn recording(events: &[Event]) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new(), &scene::header()).unwrap();
+    for event in events {
+        writer.event(event).unwrap();
+    }
+    let end = events.last().map_or(scene::ms(0), Event::at);
+    writer.finish(end, &[]).unwrap()
+}
+
+fn report_of(recording: &[u8]) -> Report {
+    replay(Reader::open(recording, "stream").unwrap()).unwrap()
+}
+
+fn scenario(name: &str) -> Report {
+    let (_, stream) = SCENARIOS.iter().find(|(known, _)| *known == name).unwrap();
+    report_of(&recording(&stream()))
+}
+
+fn text(report: &Report, options: TextOptions) -> String {
+    let mut out = Vec::new();
+    write_text(report, options, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+fn json(report: &Report) -> String {
+    let mut out = Vec::new();
+    write_json(report, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+fn path(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests", "streams", name].iter().collect()
+}
+
+#[test]
+fn streams_give_their_reports() {
+    for (name, stream) in SCENARIOS {
+        let recording = String::from_utf8(recording(&stream())).unwrap();
+        expect_file![path(&format!("{name}.jsonl"))].assert_eq(&recording);
+        let report = report_of(recording.as_bytes());
+        expect_file![path(&format!("{name}.txt"))]
+            .assert_eq(&text(&report, TextOptions::default()));
+        expect_file![path(&format!("{name}.json"))].assert_eq(&json(&report));
+    }
+}
+
+#[test]
+fn no_healthy_stream_gives_a_finding() {
+    for (name, _) in SCENARIOS {
+        let findings = scenario(name).findings;
+        let healthy = name.starts_with("healthy") || *name == "nothing";
+        assert_eq!(findings.is_empty(), healthy, "{name}: {findings:#?}");
+    }
+}
+
+#[test]
+fn reports_follow_their_schema() {
+    let path: PathBuf =
+        [env!("CARGO_MANIFEST_DIR"), "..", "schema", "report.schema.json"].iter().collect();
+    let schema = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let schema = jsonschema::draft202012::new(&schema).unwrap();
+    for (name, _) in SCENARIOS {
+        let report = serde_json::from_str(&json(&scenario(name))).unwrap();
+        let errors: Vec<_> = schema.iter_errors(&report).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{name}: {errors:#?}");
+    }
+    let mut wrong: serde_json::Value = serde_json::from_str(&json(&scenario("nothing"))).unwrap();
+    wrong["findings"] = serde_json::json!([{ "verdict": "leek" }]);
+    assert!(!schema.is_valid(&wrong));
+}
+
+#[track_caller]
+fn finds(name: &str, verdict: Verdict, certainty: Certainty, count: u64, function: Option<&str>) {
+    let report = scenario(name);
+    let [finding] = report.findings.as_slice() else { panic!("{:#?}", report.findings) };
+    let blame = finding.blame.as_ref().map(|blame| blame.function.as_str());
+    assert_eq!(
+        (finding.verdict, finding.certainty, finding.count, blame),
+        (verdict, certainty, count, function)
+    );
+    assert_eq!(exit_code(&report), u8::from(verdict.is_fault()));
+}
+
+#[test]
+fn an_observed_checkout_without_release_is_a_proven_leak() {
+    let total = Some("main.(*billing).invoiceTotal");
+    finds("leak_observed", Verdict::Leak, Certainty::Proven, 5, total);
+    finds("leak_observed_exit", Verdict::Leak, Certainty::Proven, 5, total);
+}
+
+#[test]
+fn losses_make_it_less_certain() {
+    let total = Some("main.(*billing).invoiceTotal");
+    finds("leak_observed_lost", Verdict::Leak, Certainty::Strong, 5, total);
+}
+
+#[test]
+fn a_path_whose_connections_are_passed_over_again_and_again_leaks() {
+    finds("leak_inferred", Verdict::Leak, Certainty::Strong, 5, Some("getUser"));
+}
+
+#[test]
+fn an_inference_with_a_healthy_explanation_left_is_a_suspicion() {
+    finds("leak_inferred_once", Verdict::Leak, Certainty::Suspected, 1, Some("getUser"));
+    finds("leak_inferred_tls", Verdict::Leak, Certainty::Suspected, 2, Some("getUser"));
+    finds("leak_before_the_watch", Verdict::Leak, Certainty::Suspected, 2, None);
+}
+
+#[test]
+fn without_application_frames_no_library_is_blamed() {
+    finds("leak_without_names", Verdict::Leak, Certainty::Suspected, 2, None);
+    assert!(
+        text(&scenario("leak_without_names"), TextOptions::default())
+            .contains("Application frames are not on the")
+    );
+}
+
+#[test]
+fn the_server_says_that_a_transaction_is_open() {
+    finds("idle_in_transaction", Verdict::IdleInTransaction, Certainty::Proven, 2, Some("reserve"));
+    finds("leak_in_transaction", Verdict::Leak, Certainty::Proven, 1, Some("reserve"));
+}
+
+#[test]
+fn unused_connections_of_a_pool_that_opens_on_demand_are_found() {
+    finds("never_used", Verdict::NeverUsed, Certainty::Strong, 2, Some("warmUp"));
+}
+
+#[test]
+fn a_long_query_is_information() {
+    finds("long_query", Verdict::LongQuery, Certainty::Proven, 1, None);
+}
+
+#[test]
+fn text_fits_eighty_columns_and_holds_no_control_character() {
+    for (name, _) in SCENARIOS {
+        let text = text(&scenario(name), TextOptions { color: false, stacks: true });
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{name}: {line}");
+            assert!(
+                !line.chars().any(|c| c.is_control() || ('\u{202a}'..='\u{2069}').contains(&c)),
+                "{name}: {line:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn json_holds_no_markup_and_gives_the_strings_back() {
+    let report = scenario("hostile_names");
+    let json = json(&report);
+    assert!(!json.contains(['<', '>', '&', '\u{202e}', '\u{2066}', '\x1b']));
+    let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(read["findings"][0]["pool"], "<script>\u{202e}pool");
+}
+
+#[test]
+fn colour_changes_nothing_but_colour() {
+    let report = scenario("leak_inferred");
+    let plain = text(&report, TextOptions::default());
+    let colored = text(&report, TextOptions { color: true, stacks: false });
+    assert!(colored.contains("\x1b["));
+    let mut stripped = String::new();
+    let mut rest = colored.as_str();
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        stripped += before;
+        rest = after.split_once('m').unwrap().1;
+    }
+    assert_eq!(stripped + rest, plain);
+}
+
+#[test]
+fn a_recording_without_its_end_gives_the_report_and_says_so() {
+    let (_, stream) = SCENARIOS[0];
+    let whole = recording(&stream());
+    let cut = &whole[..whole.len() - 30];
+    let report = report_of(cut);
+    assert_eq!(report.findings.len(), 1);
+    assert_eq!(exit_code(&report), 2);
+    assert!(text(&report, TextOptions::default()).contains("Not everything was seen"));
+}

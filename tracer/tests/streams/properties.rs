@@ -1,0 +1,1 @@
+//! Properties of the model on generated streams.

@@ -1,0 +1,540 @@
+//! The golden streams: each verdict and its healthy twins.
+//!
+//! Each function writes one stream; its name is the file's.
+
+use tracer::model::{
+    Event, Existing, Frame, FrameKind, Runtime, Stack, StackEvent, Statement, TxStatus, WirePhase,
+};
+
+use super::scene::{Conn, Scene, frame, ms, seen, stack};
+
+const NODE: u32 = 4_100;
+const GO: u32 = 5_200;
+const PYTHON: u32 = 6_300;
+
+/// Name, what it is, and the stream.
+pub type Scenario = (&'static str, fn() -> Vec<Event>);
+
+pub const SCENARIOS: &[Scenario] = &[
+    ("leak_observed", leak_observed),
+    ("leak_observed_lost", leak_observed_lost),
+    ("leak_observed_exit", leak_observed_exit),
+    ("leak_inferred", leak_inferred),
+    ("leak_inferred_once", leak_inferred_once),
+    ("leak_inferred_tls", leak_inferred_tls),
+    ("leak_before_the_watch", leak_before_the_watch),
+    ("leak_without_names", leak_without_names),
+    ("idle_in_transaction", idle_in_transaction),
+    ("leak_in_transaction", leak_in_transaction),
+    ("never_used", never_used),
+    ("long_query", long_query),
+    ("hostile_names", hostile_names),
+    ("nothing", nothing),
+    ("healthy_observed", healthy_observed),
+    ("healthy_lifo_after_burst", healthy_lifo_after_burst),
+    ("healthy_prefill", healthy_prefill),
+    ("healthy_prefill_slow", healthy_prefill_slow),
+    ("healthy_thread_local", healthy_thread_local),
+    ("healthy_replaced", healthy_replaced),
+    ("healthy_two_databases", healthy_two_databases),
+    ("healthy_rare_speaker", healthy_rare_speaker),
+    ("healthy_asyncpg", healthy_asyncpg),
+    ("healthy_on_purpose", healthy_on_purpose),
+    ("healthy_pooler", healthy_pooler),
+    ("healthy_existing", healthy_existing),
+    ("healthy_short_lived", healthy_short_lived),
+    ("healthy_cancel_request", healthy_cancel_request),
+];
+
+fn node(scene: &mut Scene) {
+    scene.process(0, NODE, seen("node", Runtime::Node, &[]));
+}
+
+fn python(scene: &mut Scene) {
+    scene.process(0, PYTHON, seen("python3", Runtime::Python, &[]));
+}
+
+fn get_user() -> Stack {
+    stack("getUser", "/srv/shop/handlers.js", 9)
+}
+
+fn list_orders() -> Stack {
+    stack("listOrders", "/srv/shop/handlers.js", 21)
+}
+
+/// A connection in steady use every 100 ms until `end`, by one path.
+fn busy(scene: &mut Scene, conn: &mut Conn, from: u64, end: u64) {
+    for at in (from..end).step_by(100) {
+        scene.query(at, conn, "SELECT id, total FROM orders WHERE user_id = $1");
+    }
+}
+
+/// Seven checkouts of `database/sql`, five not given back.
+fn leak_observed() -> Vec<Event> {
+    let mut scene = Scene::default();
+    go(&mut scene);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+fn go(scene: &mut Scene) {
+    scene.process(0, GO, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    for n in 0..7u64 {
+        let at = 1_000 + n * 2_500;
+        let mut conn = scene.open(at, GO);
+        scene.acquire(at + 20, &mut conn, "database/sql");
+        scene.query(
+            at + 25,
+            &mut conn,
+            "SELECT amount, currency FROM invoices WHERE customer = $1",
+        );
+        let taken = Stack {
+            frames: vec![
+                frame(
+                    "database/sql.(*DB).conn",
+                    "/go/src/database/sql/sql.go",
+                    1_415,
+                    FrameKind::Driver,
+                ),
+                frame(
+                    "main.(*billing).invoiceTotal",
+                    "/srv/billing/invoices.go",
+                    31,
+                    FrameKind::App,
+                ),
+                frame("main.main.func1", "/srv/billing/main.go", 71, FrameKind::App),
+            ],
+            truncated: None,
+        };
+        if n < 5 {
+            scene.stack(at + 1_500, &conn, StackEvent::Acquire, 1, taken);
+        } else {
+            scene.release(at + 40, &mut conn);
+        }
+    }
+}
+
+fn leak_observed_lost() -> Vec<Event> {
+    let mut scene = Scene::default();
+    go(&mut scene);
+    scene.lost(20_000, "ring_full", 3);
+    scene.lost(20_000, "no_stack_slot", 1);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// The process ends while it leaks.
+fn leak_observed_exit() -> Vec<Event> {
+    let mut scene = Scene::default();
+    go(&mut scene);
+    scene.exit(50_000, GO);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Every 4 s an early return of `getUser` keeps the pool's only idle connection, and the next
+/// request opens a new one. The last one left belongs to the finding by its path.
+fn leak(scene: &mut Scene, times: u64) {
+    let mut conn = scene.open(1_000, NODE);
+    for n in 0..times {
+        let lost_at = 4_000 + n * 4_000;
+        let from = if n == 0 { 1_020 } else { lost_at - 4_000 + 50 };
+        busy(scene, &mut conn, from, lost_at - 50);
+        scene.query(lost_at, &mut conn, "SELECT id, name FROM users WHERE id = $1");
+        scene.used_by(lost_at + 1_100, &conn, get_user());
+        conn = scene.open(lost_at + 35, NODE);
+    }
+    let last = 4_000 + (times - 1) * 4_000;
+    busy(scene, &mut conn, last + 50, 60_000);
+}
+
+fn leak_inferred() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    leak(&mut scene, 5);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// One connection, passed over by two opens of other code: a suspect.
+fn leak_inferred_once() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    let mut lost = scene.open(1_000, NODE);
+    scene.query(1_020, &mut lost, "SELECT id, name FROM users WHERE id = $1");
+    scene.used_by(2_200, &lost, get_user());
+    let mut conn = scene.open(3_000, NODE);
+    busy(&mut scene, &mut conn, 3_020, 60_000);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+fn leak_inferred_tls() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    for n in 0..3 {
+        let at = 1_000 + n * 8_000;
+        let mut conn = scene.bare(at, NODE, Some(NODE), None);
+        scene.encrypted_use(at + 20, &mut conn);
+        scene.used_by(at + 1_200, &conn, get_user());
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Two connections were silent before the watch began; then the process opens another.
+fn leak_before_the_watch() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    for ago in [90_000_000_000, 300_000_000_000] {
+        let existing = Existing { last_send_ago: Some(ago), last_recv_ago: Some(ago - 2_000_000) };
+        scene.bare(0, NODE, None, Some(existing));
+    }
+    let mut conn = scene.open(10_000, NODE);
+    busy(&mut scene, &mut conn, 10_020, 40_000);
+    scene.tick(40_000);
+    scene.sorted()
+}
+
+/// As `leak_inferred`, on a runtime whose frames have no names here.
+fn leak_without_names() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    for n in 0..3 {
+        let at = 1_000 + n * 8_000;
+        let mut conn = scene.open(at, NODE);
+        scene.query(at + 20, &mut conn, "SELECT 1");
+        let nameless =
+            Frame { symbol: None, module: None, kind: FrameKind::Unknown, inlined: false };
+        let frames =
+            vec![frame("uv_write2", "src/unix/stream.c", 1_385, FrameKind::Runtime), nameless];
+        let truncated = Some("the stack copy ends here".to_owned());
+        scene.used_by(at + 1_200, &conn, Stack { frames, truncated });
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+fn in_transaction(scene: &mut Scene, at: u64, conn: &mut Conn, status: TxStatus) {
+    scene.query(at, conn, "UPDATE stock SET left = left - $1 WHERE id = $2");
+    scene.tell(at + 3, conn, |state| state.status = Some(status));
+    scene.used_by(at + 1_200, conn, stack("reserve", "/srv/shop/stock.js", 77));
+}
+
+fn idle_in_transaction() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    let mut one = scene.open(1_000, NODE);
+    let mut two = scene.open(1_200, NODE);
+    in_transaction(&mut scene, 2_000, &mut one, TxStatus::InTransaction);
+    in_transaction(&mut scene, 2_100, &mut two, TxStatus::Failed);
+    // Moves on before the threshold: no finding.
+    let mut slow = scene.open(1_300, NODE);
+    in_transaction(&mut scene, 2_200, &mut slow, TxStatus::InTransaction);
+    scene.query(25_000, &mut slow, "COMMIT");
+    scene.tell(25_003, &mut slow, |state| state.status = Some(TxStatus::InTransaction));
+    scene.tick(45_000);
+    scene.sorted()
+}
+
+/// Held, observed, and in a transaction: the leak is the cause.
+fn leak_in_transaction() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, GO, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    let mut conn = scene.open(1_000, GO);
+    scene.acquire(1_020, &mut conn, "database/sql");
+    in_transaction(&mut scene, 1_030, &mut conn, TxStatus::InTransaction);
+    scene.tick(45_000);
+    scene.sorted()
+}
+
+fn never_used() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    for at in [1_000, 9_000] {
+        let conn = scene.open(at, NODE);
+        scene.stack(at + 1_200, &conn, StackEvent::Open, 0, stack("warmUp", "/srv/shop/db.js", 14));
+    }
+    let mut conn = scene.open(17_000, NODE);
+    busy(&mut scene, &mut conn, 17_020, 60_000);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+fn long_query() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, GO, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    let mut conn = scene.open(1_000, GO);
+    scene.acquire(1_020, &mut conn, "database/sql");
+    scene.tell(1_030, &mut conn, |state| {
+        state.last_send = Some(ms(1_030));
+        state.active = Some(true);
+        state.uses = 1;
+        state.statements = 1;
+        let text = "SELECT report($1, $2)".to_owned();
+        state.last_statement = Some(Statement::Sql { text, cut: false });
+    });
+    scene.tick(45_000);
+    scene.sorted()
+}
+
+/// Names and statements that try to steer the terminal, the page and the log.
+fn hostile_names() -> Vec<Event> {
+    let mut scene = Scene::default();
+    let comm = "no\x1b]0;x\x07de\n::error::";
+    scene.process(0, GO, seen(comm, Runtime::Go, &[("<b>\u{202e}pool", true)]));
+    let mut conn = scene.open(1_000, GO);
+    scene.acquire(1_020, &mut conn, "<script>\u{202e}pool");
+    let sql = "SELECT \"\x1b[2J\u{2066}\" FROM t";
+    scene.query(1_030, &mut conn, sql);
+    let function = format!("{}\x1b[31m{}", "f".repeat(100), "g".repeat(100));
+    let file = format!("/srv/{}\r\n/x.js", "\u{202e}d".repeat(60));
+    scene.stack(2_200, &conn, StackEvent::Acquire, 1, stack(&function, &file, 1));
+    scene.tick(45_000);
+    scene.sorted()
+}
+
+fn nothing() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+fn healthy_observed() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, GO, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    for n in 0..5 {
+        let mut conn = scene.open(1_000 + n, GO);
+        scene.acquire(1_020 + n, &mut conn, "database/sql");
+        scene.query(1_030 + n, &mut conn, "SELECT 1");
+        scene.release(1_040 + n, &mut conn);
+    }
+    // Taken again just now, and silent on the wire for long.
+    let mut conn = scene.open(2_000, GO);
+    scene.acquire(59_000, &mut conn, "database/sql");
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Eleven at once, then one at a time: the bottom ones stay silent.
+fn healthy_lifo_after_burst() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    let mut conns: Vec<_> = (0..11).map(|n| scene.open(1_000 + n * 20, NODE)).collect();
+    for (n, conn) in (0..).zip(&mut conns) {
+        scene.query(1_400 + n * 3, conn, "SELECT 1");
+        scene.used_by(2_600 + n, conn, list_orders());
+    }
+    busy(&mut scene, &mut conns[10], 1_500, 60_000);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Ten opened at the start by a worker thread; the last is used, later one more is opened.
+fn healthy_prefill() -> Vec<Event> {
+    let mut scene = Scene::default();
+    python(&mut scene);
+    let mut conns: Vec<_> =
+        (0..10).map(|n| scene.open_by(1_000 + n * 50, PYTHON, Some(PYTHON + 1))).collect();
+    busy(&mut scene, &mut conns[9], 2_000, 60_000);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// The same over a slow network: the pre-fill takes nine seconds.
+fn healthy_prefill_slow() -> Vec<Event> {
+    let mut scene = Scene::default();
+    python(&mut scene);
+    let mut conns: Vec<_> =
+        (0..10).map(|n| scene.open_by(1_000 + n * 900, PYTHON, Some(PYTHON + 1))).collect();
+    busy(&mut scene, &mut conns[9], 9_200, 60_000);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Each thread keeps a connection of its own.
+fn healthy_thread_local() -> Vec<Event> {
+    let mut scene = Scene::default();
+    python(&mut scene);
+    for n in 0..5 {
+        let at = 1_000 + 4_000 * n;
+        let tid = PYTHON + 1 + u32::try_from(n).unwrap();
+        let mut conn = scene.open_by(at, PYTHON, Some(tid));
+        scene.query(at + 20, &mut conn, "SELECT 1");
+        scene.used_by(at + 1_200, &conn, stack("view", "/srv/app/views.py", 40));
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// A pool retires one connection after the other and replaces it while others idle.
+fn healthy_replaced() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, PYTHON, seen("java", Runtime::Java, &[]));
+    let mut conns: Vec<_> = (0..4).map(|n| scene.open(1_000 + n * 20, PYTHON)).collect();
+    for conn in &mut conns {
+        scene.query(1_500, conn, "SELECT 1");
+        scene.used_by(2_600, conn, stack("Orders.list", "Orders.java", 40));
+    }
+    for (n, old) in (0..).zip(&conns[..2]) {
+        let at = 20_000 + n * 10_000;
+        scene.close(at, old);
+        let mut new = scene.open(at + 100, PYTHON);
+        scene.query(at + 200, &mut new, "SELECT 1");
+        scene.used_by(at + 1_400, &new, stack("Orders.list", "Orders.java", 40));
+    }
+    scene.tick(59_000);
+    scene.sorted()
+}
+
+/// Two pools of one process on two databases.
+fn healthy_two_databases() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    let mut quiet = scene.open(1_000, NODE);
+    scene.tell(1_015, &mut quiet, |state| state.database = Some("audit".to_owned()));
+    scene.query(1_020, &mut quiet, "SELECT 1");
+    scene.used_by(2_200, &quiet, get_user());
+    for n in 0..3 {
+        let mut conn = scene.open(5_000 + n * 4_000, NODE);
+        busy(&mut scene, &mut conn, 5_020 + n * 4_000, 60_000);
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// A client of its own that polls every 40 s: the first silence already had an explanation.
+fn healthy_rare_speaker() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    let mut poller = scene.open(1_000, NODE);
+    scene.query(1_020, &mut poller, "SELECT id FROM jobs");
+    let poll = || stack("poll", "/srv/shop/jobs.js", 8);
+    scene.used_by(2_200, &poller, poll());
+    let mut conn = scene.open(5_000, NODE);
+    busy(&mut scene, &mut conn, 5_020, 80_000);
+    scene.query(41_000, &mut poller, "SELECT id FROM jobs");
+    scene.used_by(42_200, &poller, poll());
+    let mut conn = scene.open(45_000, NODE);
+    busy(&mut scene, &mut conn, 45_020, 80_000);
+    scene.tick(80_000);
+    scene.sorted()
+}
+
+/// Given back to asyncpg's pool, whose older versions open although others idle.
+fn healthy_asyncpg() -> Vec<Event> {
+    let mut scene = Scene::default();
+    python(&mut scene);
+    let reset = "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;";
+    for n in 0..3 {
+        let mut conn = scene.open(1_000 + n * 8_000, PYTHON);
+        scene.query(1_020 + n * 8_000, &mut conn, "SELECT 1");
+        scene.query(1_030 + n * 8_000, &mut conn, reset);
+        scene.used_by(2_300 + n * 8_000, &conn, stack("view", "/srv/app/views.py", 40));
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// LISTEN, a session lock, a replication stream and a COPY, all held by an observed pool, and the
+/// same by clients of their own while a pool grows.
+fn healthy_on_purpose() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, GO, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    node(&mut scene);
+    for pid in [GO, NODE] {
+        for n in 0..5 {
+            let mut conn = scene.open(1_000 + n, pid);
+            if pid == GO {
+                scene.acquire(1_012 + n, &mut conn, "database/sql");
+            }
+            let sql = [
+                "LISTEN jobs",
+                "SELECT pg_advisory_lock($1)",
+                "START_REPLICATION",
+                "COPY t TO STDOUT",
+                "DO $x$ SELECT pg_try_advisory_lock(?)",
+            ];
+            scene.query(1_020 + n, &mut conn, sql[n as usize]);
+            scene.tell(1_023 + n, &mut conn, |state| match n {
+                0 => state.listening = true,
+                1 => state.advisory_lock = true,
+                2 => state.replication = true,
+                3 => state.copy = true,
+                _ => {}
+            });
+            scene.used_by(2_300, &conn, get_user());
+        }
+    }
+    for n in 0..2 {
+        let mut conn = scene.open(5_000 + n * 4_000, NODE);
+        busy(&mut scene, &mut conn, 5_020 + n * 4_000, 60_000);
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// PgBouncer's server connections are silent when its clients are.
+fn healthy_pooler() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, GO, seen("pgbouncer", Runtime::Native, &[]));
+    for n in 0..4 {
+        let mut conn = scene.open(1_000 + n * 6_000, GO);
+        scene.query(1_020 + n * 6_000, &mut conn, "SELECT 1");
+        scene.used_by(2_400 + n * 6_000, &conn, stack("main_loop", "main.c", 900));
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Found at the start, silent for hours, and nothing speaks against them.
+fn healthy_existing() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    for _ in 0..3 {
+        let ago = Some(700_000_000_000);
+        let existing = Existing { last_send_ago: ago, last_recv_ago: ago };
+        scene.bare(0, NODE, None, Some(existing));
+    }
+    // A Unix socket: nothing is known, not even which side spoke last.
+    scene.bare(0, NODE, None, Some(Existing { last_send_ago: None, last_recv_ago: None }));
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// A connection for each request beside one that is kept: nothing is pooled.
+fn healthy_short_lived() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    let mut kept = scene.open(1_000, NODE);
+    scene.query(1_020, &mut kept, "SELECT 1");
+    scene.used_by(2_200, &kept, get_user());
+    for n in 0..20 {
+        let at = 5_000 + n * 2_000;
+        let mut conn = scene.open(at, NODE);
+        scene.query(at + 20, &mut conn, "SELECT 1");
+        scene.close(at + 40, &conn);
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// What is opened beside the idle connection is a cancel request and a refused login.
+fn healthy_cancel_request() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    let mut idle = scene.open(1_000, NODE);
+    scene.query(1_020, &mut idle, "SELECT 1");
+    scene.used_by(2_200, &idle, get_user());
+    for (at, phase) in
+        [(5_000, WirePhase::Cancel), (6_000, WirePhase::Connecting), (7_000, WirePhase::Foreign)]
+    {
+        let mut other = scene.bare(at, NODE, Some(NODE), None);
+        scene.tell(at + 5, &mut other, |state| {
+            state.phase = phase;
+            state.uses = 1;
+        });
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}

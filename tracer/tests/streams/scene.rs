@@ -1,0 +1,260 @@
+//! Small words to write event streams with: processes, connections, what they do and when.
+//!
+//! May import the public model only. Times are milliseconds after [`START`].
+
+use tracer::model::{
+    Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,
+    ProcessSeen, Runtime, Stack, StackEvent, Statement, Symbol, TxStatus, WirePhase, WireState,
+};
+use tracer::report::CaptureHeader;
+
+/// Clock of the events at the start, in nanoseconds.
+pub const START: u64 = 1_000_000_000_000;
+/// Held and silent for this long in milliseconds is a finding.
+pub const THRESHOLD: u64 = 30_000;
+
+pub fn ms(at: u64) -> MonoNanos {
+    MonoNanos(START + at * 1_000_000)
+}
+
+pub fn header() -> CaptureHeader {
+    CaptureHeader {
+        tool_version: "0.1.0".to_owned(),
+        hostname: Some("db-client-7".to_owned()),
+        kernel: Some("6.1.0-18-amd64".to_owned()),
+        started_unix_ms: 1_767_225_600_000,
+        started_at: ms(0),
+        threshold: THRESHOLD * 1_000_000,
+        target: "everything that talks to PostgreSQL".to_owned(),
+        coverage: Vec::new(),
+    }
+}
+
+/// A connection while a stream is written.
+#[derive(Clone)]
+pub struct Conn {
+    pub id: u64,
+    pub pid: u32,
+    pub fd: i32,
+    pub state: WireState,
+}
+
+/// A stream being written.
+#[derive(Default)]
+pub struct Scene {
+    pub events: Vec<Event>,
+    next: u64,
+}
+
+pub fn seen(comm: &str, runtime: Runtime, pools: &[(&str, bool)]) -> ProcessSeen {
+    ProcessSeen {
+        start_time: Some(4_711),
+        comm: comm.to_owned(),
+        exe: Some(format!("/usr/bin/{comm}")),
+        runtime: Some(runtime),
+        container: None,
+        ns_pid: None,
+        pools: pools
+            .iter()
+            .map(|(name, observed)| PoolSeen {
+                name: (*name).to_owned(),
+                observed: *observed,
+                note: None,
+            })
+            .collect(),
+    }
+}
+
+/// State right after the login.
+pub fn fresh(at: u64) -> WireState {
+    WireState {
+        phase: WirePhase::Ready,
+        last_send: Some(ms(at)),
+        last_recv: Some(ms(at)),
+        bytes_sent: 87,
+        bytes_received: 412,
+        statements: 0,
+        active: Some(false),
+        status: Some(TxStatus::Idle),
+        uses: 0,
+        last_statement: None,
+        listening: false,
+        advisory_lock: false,
+        copy: false,
+        replication: false,
+        user: Some("shop".to_owned()),
+        database: Some("orders".to_owned()),
+        application_name: None,
+        backend_pid: None,
+        peer_closed: false,
+        checkout: None,
+    }
+}
+
+pub fn frame(function: &str, file: &str, line: u32, kind: FrameKind) -> Frame {
+    Frame {
+        symbol: Some(Symbol {
+            function: function.to_owned(),
+            file: Some(file.to_owned()),
+            line: Some(line),
+            column: None,
+        }),
+        module: None,
+        kind,
+        inlined: false,
+    }
+}
+
+/// A stack whose innermost application frame is the one given, below a driver's.
+pub fn stack(function: &str, file: &str, line: u32) -> Stack {
+    Stack {
+        frames: vec![
+            frame(
+                "Client.query",
+                "/srv/shop/node_modules/pg/lib/client.js",
+                563,
+                FrameKind::Driver,
+            ),
+            frame(function, file, line, FrameKind::App),
+            frame("handle", "/srv/shop/server.js", 12, FrameKind::App),
+            frame("processTicksAndRejections", "node:internal", 95, FrameKind::Runtime),
+        ],
+        truncated: None,
+    }
+}
+
+impl Scene {
+    pub fn process(&mut self, at: u64, pid: u32, process: ProcessSeen) {
+        self.events.push(Event::Process { at: ms(at), pid: Pid(pid), process });
+    }
+
+    /// A connection opened and logged in within 10 ms.
+    pub fn open(&mut self, at: u64, pid: u32) -> Conn {
+        self.open_by(at, pid, Some(pid))
+    }
+
+    pub fn open_by(&mut self, at: u64, pid: u32, tid: Option<u32>) -> Conn {
+        let mut conn = self.bare(at, pid, tid, None);
+        self.tell(at + 10, &mut conn, |state| *state = fresh(at + 10));
+        conn
+    }
+
+    /// A connection of which only the socket is known.
+    pub fn bare(
+        &mut self,
+        at: u64,
+        pid: u32,
+        tid: Option<u32>,
+        existing: Option<Existing>,
+    ) -> Conn {
+        self.next += 1;
+        let fd = 20 + i32::try_from(self.next).unwrap();
+        let conn = Conn { id: self.next, pid, fd, state: fresh(at) };
+        self.events.push(Event::Open {
+            at: ms(at),
+            conn: ConnId(conn.id),
+            pid: Pid(pid),
+            fd: Fd(fd),
+            tid,
+            peer: Peer::Tcp { addr: "10.0.0.5".to_owned(), port: 5432 },
+            existing,
+        });
+        conn
+    }
+
+    /// The state changes.
+    pub fn tell(&mut self, at: u64, conn: &mut Conn, change: impl FnOnce(&mut WireState)) {
+        change(&mut conn.state);
+        self.events.push(Event::Wire {
+            at: ms(at),
+            conn: ConnId(conn.id),
+            local_port: Some(40_000 + u16::try_from(conn.id).unwrap()),
+            state: conn.state.clone(),
+        });
+    }
+
+    /// A statement, answered within 2 ms.
+    pub fn query(&mut self, at: u64, conn: &mut Conn, sql: &str) {
+        self.tell(at + 2, conn, |state| {
+            state.last_send = Some(ms(at));
+            state.last_recv = Some(ms(at + 2));
+            state.statements += 1;
+            state.uses += 1;
+            state.last_statement = Some(Statement::Sql { text: sql.to_owned(), cut: false });
+        });
+    }
+
+    /// A use under TLS: direction and time.
+    pub fn encrypted_use(&mut self, at: u64, conn: &mut Conn) {
+        self.tell(at + 2, conn, |state| {
+            state.phase = WirePhase::Encrypted;
+            state.active = None;
+            state.status = None;
+            state.user = None;
+            state.database = None;
+            state.last_send = Some(ms(at));
+            state.last_recv = Some(ms(at + 2));
+            state.uses += 1;
+        });
+    }
+
+    /// The stack of the present use, resolved.
+    pub fn used_by(&mut self, at: u64, conn: &Conn, stack: Stack) {
+        self.stack(at, conn, StackEvent::LastUse, conn.state.uses, stack);
+    }
+
+    pub fn stack(&mut self, at: u64, conn: &Conn, of: StackEvent, uses: u64, stack: Stack) {
+        self.events.push(Event::Stack { at: ms(at), conn: ConnId(conn.id), of, uses, stack });
+    }
+
+    /// An observed pool gives the connection out.
+    pub fn acquire(&mut self, at: u64, conn: &mut Conn, pool: &str) {
+        self.tell(at, conn, |state| {
+            let count = state.checkout.as_ref().map_or(0, |checkout| checkout.count) + 1;
+            state.checkout = Some(Checkout {
+                pool: pool.to_owned(),
+                is_pool: true,
+                held: true,
+                acquired_at: Some(ms(at)),
+                released_at: None,
+                count,
+            });
+        });
+    }
+
+    pub fn release(&mut self, at: u64, conn: &mut Conn) {
+        self.tell(at, conn, |state| {
+            if let Some(checkout) = &mut state.checkout {
+                checkout.held = false;
+                checkout.released_at = Some(ms(at));
+            }
+        });
+    }
+
+    pub fn close(&mut self, at: u64, conn: &Conn) {
+        self.events.push(Event::Close {
+            at: ms(at),
+            conn: ConnId(conn.id),
+            pid: Pid(conn.pid),
+            fd: Fd(conn.fd),
+        });
+    }
+
+    pub fn exit(&mut self, at: u64, pid: u32) {
+        self.events.push(Event::Exit { at: ms(at), pid: Pid(pid) });
+    }
+
+    pub fn lost(&mut self, at: u64, reason: &str, total: u64) {
+        self.events.push(Event::Lost { at: ms(at), reason: reason.to_owned(), total });
+    }
+
+    pub fn tick(&mut self, at: u64) {
+        self.events.push(Event::Tick { at: ms(at) });
+    }
+
+    /// The events in order of time.
+    pub fn sorted(mut self) -> Vec<Event> {
+        self.events.sort_by_key(Event::at);
+        self.events
+    }
+}
