@@ -44,6 +44,8 @@ pub const SCENARIOS: &[Scenario] = &[
     ("healthy_on_purpose", healthy_on_purpose),
     ("healthy_pooler", healthy_pooler),
     ("healthy_existing", healthy_existing),
+    ("healthy_existing_unix", healthy_existing_unix),
+    ("healthy_refill", healthy_refill),
     ("healthy_short_lived", healthy_short_lived),
     ("healthy_cancel_request", healthy_cancel_request),
 ];
@@ -530,6 +532,36 @@ fn healthy_existing() -> Vec<Event> {
     // A Unix socket: nothing is known, not even which side spoke last.
     scene.bare(0, NODE, None, Some(Existing { last_send_ago: None, last_recv_ago: None }));
     scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Over a Unix socket the kernel keeps no times: it may run a statement since before the start.
+fn healthy_existing_unix() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    scene.bare(0, NODE, None, Some(Existing { last_send_ago: None, last_recv_ago: None }));
+    let mut conn = scene.open(10_000, NODE);
+    busy(&mut scene, &mut conn, 10_020, 60_000);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// A housekeeper fills the pool up while others idle; what it opened is used much later.
+fn healthy_refill() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, PYTHON, seen("java", Runtime::Java, &[]));
+    let list = || stack("Orders.list", "Orders.java", 40);
+    for n in 0..2 {
+        let mut conn = scene.open(1_000 + n * 20, PYTHON);
+        scene.query(1_500, &mut conn, "SELECT 1");
+        scene.used_by(2_600, &conn, list());
+    }
+    for n in 0..2 {
+        let mut conn = scene.open(20_000 + n * 20, PYTHON);
+        scene.query(30_000, &mut conn, "SELECT 1");
+        scene.used_by(31_200, &conn, list());
+    }
+    scene.tick(59_000);
     scene.sorted()
 }
 
