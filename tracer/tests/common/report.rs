@@ -59,9 +59,9 @@ impl Report {
 
     /// How much was lost, of everything that is counted.
     pub fn lost(&self) -> u64 {
-        let lost = self.0["capture"]["lost"].as_array();
+        let lost = self.0["capture"]["lost"].as_object();
         let lost = lost.unwrap_or_else(|| panic!("no capture.lost in {:#}", self.0));
-        lost.iter().map(|lost| lost["count"].as_u64().expect("a count")).sum()
+        lost.values().map(|count| count.as_u64().expect("a count")).sum()
     }
 }
 
