@@ -104,6 +104,20 @@ fn the_undamaged_executable_is_read() {
 }
 
 #[test]
+fn a_table_whose_functions_are_not_in_order_is_refused() {
+    for go in [Go::System, Go::Newest] {
+        let mut data = fs::read(go.build("small", Mode::Stripped, &[])).expect("read");
+        let elf = Elf::parse(&data).expect("ELF");
+        let table = elf.section(".gopclntab").expect("function table").offset as usize;
+        // `pcHeader.pclnOffset`; the functions begin there, eight bytes each.
+        let offset = data[table + 64..table + 72].try_into().map(u64::from_le_bytes);
+        let functions = table + offset.expect("eight bytes") as usize;
+        data[functions + 8..functions + 12].fill(0xff);
+        assert_eq!(GoTable::parse(data).map(|table| table.len()), Err(Error::Malformed), "{go:?}");
+    }
+}
+
+#[test]
 fn tables_are_found_without_a_section_table() {
     for go in [Go::System, Go::V1_24, Go::Newest] {
         for mode in [Mode::Stripped, Mode::StrippedPie] {

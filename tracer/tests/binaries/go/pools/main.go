@@ -2,6 +2,7 @@
 //
 //	pools resolve    reads offsets from main.main in hex, prints the frame at each
 //	pools stack      prints its own stack at a call that is inlined twice
+//	pools code       prints the first bytes of main.main in hex
 //	pools chains     prints the offsets from pool handles to descriptors
 //	pools            uses the pools on the server that DSN names
 package main
@@ -17,6 +18,7 @@ import (
 	"reflect"
 	"runtime"
 	"strconv"
+	"unsafe"
 
 	"github.com/jackc/pgx/v4"
 	"github.com/jackc/pgx/v4/pgxpool"
@@ -134,6 +136,8 @@ func main() {
 			resolve()
 		case "stack":
 			physical(len(os.Args))
+		case "code":
+			fmt.Printf("%x", unsafe.Slice((*byte)(unsafe.Pointer(entry)), 64))
 		case "chains":
 			chains()
 		}
