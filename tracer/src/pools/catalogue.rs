@@ -274,9 +274,11 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
             Action::Release | Action::Forget => At::Entry,
         };
         if probe.at != at {
-            return Err(
-                format!("{}: the action asks for at = \"{at:?}\"", probe.function).to_lowercase()
-            );
+            let (action, at) = match at {
+                At::Returns => ("acquire or connect", "returns"),
+                At::Entry => ("release or forget", "entry"),
+            };
+            return Err(format!("{}: {action} is probed at = \"{at}\"", probe.function));
         }
         let mut accessor = None;
         match (&probe.chains, at) {
@@ -330,4 +332,82 @@ pub(super) fn set_chains(spec: &mut ProbeSpec, chains: &[Vec<i32>]) -> Result<()
         *to = chain;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::{Catalogue, IdleOrder};
+    use crate::pools::ProbeTable;
+
+    /// What is wrong with `text`, as the user reads it.
+    fn problem(text: &str) -> String {
+        let mut catalogue = Catalogue::embedded().expect("catalogue");
+        catalogue.add("mine.toml", text).expect_err("refused").to_string()
+    }
+
+    fn mine() -> String {
+        include_str!("../../pools/pgxpool-v5.toml").replace("pgxpool v5", "mine")
+    }
+
+    #[test]
+    fn the_embedded_files_are_a_catalogue_that_fits_the_probe_programs() {
+        let catalogue = Catalogue::embedded().expect("catalogue");
+        let table = ProbeTable::new(&catalogue).expect("fits");
+        assert_eq!(table.specs().len(), 11);
+        for spec in table.specs() {
+            assert!(catalogue.pools().get(spec.pool as usize).is_some());
+        }
+        let pool = catalogue.pool("database/sql").expect("database/sql");
+        assert_eq!(pool.behaviour.as_ref().map(|b| b.idle_order), Some(IdleOrder::Lifo));
+        assert_eq!(pool.defaults.max_idle, Some(2));
+    }
+
+    #[test]
+    fn a_users_file_adds_a_pool_or_replaces_the_one_of_its_name() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let paths = [PathBuf::from(file.path())];
+        let count = Catalogue::embedded().expect("catalogue").pools().len();
+        std::fs::write(file.path(), mine()).expect("write");
+        let catalogue = Catalogue::with_files(&paths).expect("catalogue");
+        assert_eq!(catalogue.pools().len(), count + 1);
+        assert!(catalogue.pool("mine").is_some());
+
+        std::fs::write(file.path(), mine().replace("name = \"mine\"", "name = \"libpq\""))
+            .expect("write");
+        let catalogue = Catalogue::with_files(&paths).expect("catalogue");
+        assert_eq!(catalogue.pools().len(), count);
+        assert!(catalogue.pool("libpq").expect("libpq").is_pool);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_said_with_its_name() {
+        let missing = Catalogue::with_files(&[PathBuf::from("/nonexistent/mine.toml")]);
+        assert!(missing.expect_err("refused").to_string().starts_with("/nonexistent/mine.toml: "));
+        let text = problem(&mine().replace("register = \"rax\"", "register = \"r99\""));
+        assert!(text.starts_with("mine.toml: TOML parse error at line "), "{text}");
+        assert!(text.contains("unknown variant `r99`"), "{text}");
+        let text = problem(&mine().replace("chains = \"resource\"", "chains = \"other\""));
+        assert!(text.ends_with("pgxpool.(*Pool).Acquire: no chains other"), "{text}");
+        let text = problem(&mine().replace("[0, 0, 0, 8, 0, 16],", "[0, 0, 0, 0, 0, 0, 0, 0, 0],"));
+        assert_eq!(text, "mine.toml: chains resource: 9 offsets; 1 to 8 are possible");
+        let text = problem(&mine().replace("at = \"returns\"", "at = \"entry\""));
+        assert!(text.ends_with("acquire or connect is probed at = \"returns\""), "{text}");
+        let text = problem(&mine().replace("is_pool = true", "is_pool = false"));
+        assert!(text.contains("[behaviour]"), "{text}");
+        let text = problem("name = \"mine\"\nis_pool = false\nrecognise = {}\n");
+        assert_eq!(text, "mine.toml: [recognise] names no function and no text");
+    }
+
+    #[test]
+    fn more_probes_than_programs_are_refused() {
+        let mut catalogue = Catalogue::embedded().expect("catalogue");
+        for index in 0..8 {
+            let text = mine().replace("\"mine\"", &format!("\"mine {index}\""));
+            catalogue.add("mine.toml", &text).expect("a pool");
+        }
+        let error = ProbeTable::new(&catalogue).expect_err("refused").to_string();
+        assert!(error.contains("more than 24 different ones"), "{error}");
+    }
 }

@@ -161,28 +161,28 @@ impl<'a> File<'a> {
         }
         let wanted: BTreeSet<&str> = wanted.into_iter().map(String::as_str).collect();
         let mut functions = BTreeMap::<_, BTreeSet<_>>::new();
-        let mut found = |name: &str, range| {
-            if let Some(&name) = wanted.get(name) {
-                functions.entry(name).or_default().insert(range);
-            }
-        };
-        let mut runtime = None;
-        if let Some(go) = &go {
-            runtime = Some(Runtime::Go);
-            for function in go.functions() {
-                found(&function.name, (function.start, function.end));
-            }
-        } else {
-            for symbol in elf.functions() {
-                if let Ok(name) = str::from_utf8(symbol.name) {
-                    found(name, (symbol.vaddr, symbol.vaddr.saturating_add(symbol.size)));
-                }
-            }
-            for symbol in elf.exported_functions() {
-                let mark = RUNTIMES.iter().find(|(name, _)| name.as_bytes() == symbol.name);
-                runtime = runtime.or(mark.map(|&(_, runtime)| runtime));
+        for function in go.iter().flat_map(GoTable::functions) {
+            if let Some(&name) = wanted.get(&*function.name) {
+                functions.entry(name).or_default().insert((function.start, function.end));
             }
         }
+        // The symbol table's sizes leave out the padding: the Go table goes first, and alone.
+        let by_go: BTreeSet<_> = functions.keys().copied().collect();
+        for symbol in elf.functions() {
+            let name = str::from_utf8(symbol.name).ok();
+            if let Some(&name) = name.and_then(|name| wanted.get(name))
+                && !by_go.contains(name)
+            {
+                let end = symbol.vaddr.saturating_add(symbol.size);
+                functions.entry(name).or_default().insert((symbol.vaddr, end));
+            }
+        }
+        let runtime = go.as_ref().map(|_| Runtime::Go).or_else(|| {
+            elf.exported_functions().find_map(|symbol| {
+                let mark = RUNTIMES.iter().find(|(name, _)| name.as_bytes() == symbol.name);
+                mark.map(|&(_, runtime)| runtime)
+            })
+        });
         Self { elf, go, runtime, functions }
     }
 
@@ -217,7 +217,7 @@ impl<'a> File<'a> {
         let mut notes = Vec::new();
         let mut points = Vec::new();
         if pool.probes.is_empty() {
-            notes.push(format!("{} has no place that can be probed", pool.name));
+            notes.push("recognised, but it has no functions that can be probed".to_owned());
         }
         if self.go.as_ref().is_some_and(|go| go.version() == Version::Go116) {
             notes.push("Go before 1.18 may pass arguments on the stack".to_owned());

@@ -1,6 +1,7 @@
 //! Builds the test programs, once per toolchain and mode.
 
 use std::{
+    hash::{Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::Command,
     sync::Mutex,
@@ -61,13 +62,22 @@ impl Go {
         roots.remove(0)
     }
 
+    /// `GOPATH` of the toolchain: pgx v5 needs a newer one than the system's.
+    fn packages(self) -> String {
+        let system = "/usr/share/gocode";
+        match self {
+            Self::Newest => format!("{system}:{}/../../share/gocode", self.root().display()),
+            _ => system.to_owned(),
+        }
+    }
+
     /// Builds the program in `tests/binaries/go/NAME` and gives its path.
     pub fn build(self, name: &str, mode: Mode, more: &[&str]) -> PathBuf {
         // One build at a time: they share the compiler's cache.
         static BUILDING: Mutex<()> = Mutex::new(());
         let _building = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let out = tmp.join(format!("go-{name}-{self:?}-{mode:?}{}", more.join("")));
+        let out = tmp.join(format!("go-{name}-{self:?}-{mode:?}-{:08x}", hash(more)));
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/binaries/go").join(name);
         let flags: &[&str] = match mode {
             Mode::Default => &[],
@@ -89,11 +99,27 @@ impl Go {
             .env("GOTOOLCHAIN", "local")
             .env("GOFLAGS", "")
             .env("GO111MODULE", "off")
-            .env("GOPATH", "/usr/share/gocode")
+            .env("GOPATH", self.packages())
             .env("GOCACHE", tmp.join(format!("go-cache-{self:?}")))
             .output()
             .expect("go runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         out
     }
+}
+
+/// A number for file names.
+pub fn hash(value: &[&str]) -> u32 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish() as u32
+}
+
+/// Builds the C program in `tests/binaries/c/NAME.c` and gives its path.
+pub fn build_c(name: &str) -> PathBuf {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("c-{name}"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/binaries/c/{name}.c"));
+    let status = Command::new("cc").arg("-O2").arg("-o").arg(&out).arg(source).arg("-ldl").status();
+    assert!(status.expect("cc runs").success());
+    out
 }

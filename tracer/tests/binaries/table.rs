@@ -46,6 +46,20 @@ fn ask(program: &Path, offsets: &[i64]) -> Vec<(String, String, u32)> {
         .collect()
 }
 
+#[test]
+fn addresses_are_where_the_code_is_in_the_file() {
+    for (go, mode) in MATRIX {
+        let program = go.build("pools", mode, &[]);
+        let data = fs::read(&program).expect("read");
+        let elf = Elf::parse(&data).expect("ELF");
+        let main = main_entry(&GoTable::parse(data.clone()).expect("table"));
+        let code = elf.bytes(main, main + 64).expect("mapped");
+        let hex: String = code.iter().map(|byte| format!("{byte:02x}")).collect();
+        let output = Command::new(&program).arg("code").output().expect("program runs");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), hex, "{go:?} {mode:?}");
+    }
+}
+
 /// Of every function some addresses, the first included.
 fn addresses(table: &GoTable<Vec<u8>>) -> Vec<u64> {
     table

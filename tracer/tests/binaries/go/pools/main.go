@@ -2,21 +2,28 @@
 //
 //	pools resolve    reads offsets from main.main in hex, prints the frame at each
 //	pools stack      prints its own stack at a call that is inlined twice
+//	pools code       prints the first bytes of main.main in hex
+//	pools chains     prints the offsets from pool handles to descriptors
 //	pools            uses the pools on the server that DSN names
 package main
 
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"database/sql"
 	"fmt"
+	"net"
 	"os"
 	"reflect"
 	"runtime"
 	"strconv"
+	"unsafe"
 
+	"github.com/jackc/pgx/v4"
 	"github.com/jackc/pgx/v4/pgxpool"
-	_ "github.com/lib/pq"
+	"github.com/jackc/pgx/v4/stdlib"
+	"github.com/lib/pq"
 )
 
 // entry is the address of main.main. Only main takes it: functions that refer to main would be
@@ -70,6 +77,47 @@ func outer(n int) int {
 //go:noinline
 func physical(n int) int { return outer(n) * 2 }
 
+// offsets is the chain of loads from a struct along its fields: a name enters a field, through
+// the pointer if it is one, and a type is what an interface holds. The last offset is the field's.
+func offsets(at reflect.Type, steps ...any) []uintptr {
+	var chain []uintptr
+	var offset uintptr
+	for _, step := range steps {
+		switch step := step.(type) {
+		case string:
+			field, ok := at.FieldByName(step)
+			if !ok {
+				panic(at.String() + " has no " + step)
+			}
+			offset += field.Offset
+			at = field.Type
+			if at.Kind() == reflect.Pointer {
+				chain, offset, at = append(chain, offset), 0, at.Elem()
+			}
+		case reflect.Type:
+			chain, offset, at = append(chain, offset+8), 0, step
+		}
+	}
+	return append(chain, offset)
+}
+
+// chains prints the chains of the pools as "pool [offset ...]".
+func chains() {
+	descriptor := []any{reflect.TypeOf(net.TCPConn{}), "fd", "pfd", "Sysfd"}
+	wrapped := append([]any{reflect.TypeOf(tls.Conn{}), "conn"}, descriptor...)
+	for _, end := range [][]any{descriptor, wrapped} {
+		with := func(steps ...any) []any { return append(steps, end...) }
+		conn, _ := reflect.TypeOf(sql.Conn{}).FieldByName("dc")
+		listener, _ := reflect.TypeOf(pq.ListenerConn{}).FieldByName("cn")
+		fmt.Println("database/sql", offsets(conn.Type.Elem(), with("ci", listener.Type.Elem(), "c")...))
+		fmt.Println("database/sql", offsets(conn.Type.Elem(),
+			with("ci", reflect.TypeOf(stdlib.Conn{}), "conn", "pgConn", "conn")...))
+		// What Resource.value holds has no name outside: its first field is the *pgx.Conn.
+		fmt.Println("pgxpool v4", offsets(reflect.TypeOf(pgxpool.Conn{}),
+			with("res", "value", reflect.TypeOf(struct{ conn *pgx.Conn }{}), "conn", "pgConn", "conn")...)[1:])
+	}
+}
+
 //go:noinline
 func query(ctx context.Context, db *sql.DB) error {
 	rows, err := db.QueryContext(ctx, "select 1")
@@ -88,6 +136,10 @@ func main() {
 			resolve()
 		case "stack":
 			physical(len(os.Args))
+		case "code":
+			fmt.Printf("%x", unsafe.Slice((*byte)(unsafe.Pointer(entry)), 64))
+		case "chains":
+			chains()
 		}
 		return
 	}
