@@ -137,6 +137,7 @@ pub struct GoFunction<'a> {
 /// One logical frame at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GoFrame {
+    /// As Go's own tracebacks print it: type arguments shortened to `[...]`.
     pub function: String,
     /// As the compiler recorded it; absolute unless built with `-trimpath`.
     pub file: Option<String>,
@@ -612,7 +613,6 @@ impl<'a> View<'a> {
 
     fn resolve(self, vaddr: u64) -> Option<Vec<GoFrame>> {
         let record = self.record(self.index_at(vaddr)?)?;
-        let text = |name| String::from_utf8_lossy(name).into_owned();
         let mut frames = Vec::new();
         let mut pc = vaddr;
         if let (Some(indexes), Some(tree)) = (self.inline_indexes(record), self.inline_tree(record))
@@ -624,7 +624,7 @@ impl<'a> View<'a> {
             {
                 let (file, line) = self.file_line(record, pc);
                 frames.push(GoFrame {
-                    function: text(function),
+                    function: printed(function),
                     file,
                     line,
                     start_line: start_line.filter(|&line| line != 0),
@@ -639,7 +639,7 @@ impl<'a> View<'a> {
         let (file, line) = self.file_line(record, pc);
         let start_line = self.fields().start_line.and_then(|field| self.field(record, field));
         frames.push(GoFrame {
-            function: text(self.name(record.name?)?),
+            function: printed(self.name(record.name?)?),
             file,
             line,
             start_line: start_line.filter(|&line| line != 0),
@@ -741,6 +741,18 @@ impl Iterator for Values<'_> {
         let step = self.varint().filter(|&step| step != 0)?;
         self.pc = self.pc.checked_add(step.into())?;
         Some((self.value, self.pc))
+    }
+}
+
+/// A name as Go's tracebacks print it (`funcNameForPrint` in `runtime/traceback.go`); before Go 1.21
+/// the table itself has only that form.
+fn printed(name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    match (name.find('['), name.rfind(']')) {
+        (Some(open), Some(close)) if open < close => {
+            format!("{}[...]{}", &name[..open], &name[close + 1..])
+        }
+        _ => name.into_owned(),
     }
 }
 

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 /// Verdicts that accuse nobody.
-const INFORMATION: [&str; 2] = ["long query", "pool too small"];
+const INFORMATION: [&str; 2] = ["long_query", "pool_too_small"];
 
 /// A parsed report.
 #[derive(Debug)]
@@ -59,9 +59,9 @@ impl Report {
 
     /// How much was lost, of everything that is counted.
     pub fn lost(&self) -> u64 {
-        let lost = self.0["capture"]["lost"].as_object();
+        let lost = self.0["capture"]["lost"].as_array();
         let lost = lost.unwrap_or_else(|| panic!("no capture.lost in {:#}", self.0));
-        lost.values().map(|count| count.as_u64().unwrap_or(0)).sum()
+        lost.iter().map(|lost| lost["count"].as_u64().expect("a count")).sum()
     }
 }
 

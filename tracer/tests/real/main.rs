@@ -34,8 +34,9 @@ struct Seen {
 
 fn watch(kind: Kind, commands: &[&str]) -> Seen {
     let server = server();
-    let tracer = Tracer::watch(&server);
+    // Before the tracer, which has probed what runs when it says that it watches.
     let mut client = Client::start(kind, &server);
+    let tracer = Tracer::watch(&server);
     for command in commands {
         client.run(command);
     }
