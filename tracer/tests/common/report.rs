@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 /// Verdicts that accuse nobody.
-const INFORMATION: [&str; 2] = ["long_query", "pool_too_small"];
+const INFORMATION: [&str; 2] = ["long query", "pool too small"];
 
 /// A parsed report.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ fn open_after(commands: &[&str], sessions: u64) {
     until_sessions(&server, "state = 'idle in transaction'", sessions);
     let output = tracer.finish_after_silence();
     let report = output.report();
-    let found = report.with_verdict("idle_in_transaction");
+    let found = report.with_verdict("idle in transaction");
     let counted: u64 = found.iter().map(|finding| finding.count()).sum();
     assert_eq!(counted, sessions, "{:#}", report.0);
     assert_eq!(report.accusations().len(), found.len(), "{:#}", report.0);

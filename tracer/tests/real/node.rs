@@ -53,7 +53,7 @@ fn a_transaction_left_open_is_found_by_its_function() {
         NODE,
         &["leak idle_in_transaction 7"],
         &Expected {
-            verdict: "idle_in_transaction",
+            verdict: "idle in transaction",
             certainty: "proven",
             count: 7,
             function: Some("idleInTransaction"),
@@ -69,7 +69,7 @@ fn clients_taken_and_never_used_are_found() {
         NODE,
         &["leak_alone never_used 7", "healthy 1"],
         &Expected {
-            verdict: "never_used",
+            verdict: "never used",
             certainty: "strong",
             count: 7,
             // A connect runs from the event loop: the application is not on its stack.

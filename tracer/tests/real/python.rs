@@ -32,7 +32,7 @@ fn a_transaction_left_open_is_found() {
     is_found(
         Kind::Python,
         &["leak idle_in_transaction 7"],
-        &leak("idle_in_transaction", "proven", 7, 8),
+        &leak("idle in transaction", "proven", 7, 8),
     );
 }
 
@@ -42,7 +42,7 @@ fn connections_that_are_never_used_are_found() {
         Kind::Python,
         // One that is opened later and used says that the others were no spares.
         &["leak never_used 7", "overlap 1"],
-        &leak("never_used", "suspected", 7, 8),
+        &leak("never used", "suspected", 7, 8),
     );
 }
 
