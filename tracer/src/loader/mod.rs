@@ -12,7 +12,7 @@ use std::{collections::HashSet, mem::offset_of, path::Path};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, Queue, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, Queue, RingBuf},
     programs::{BtfTracePoint, UProbe, uprobe::UProbeScope},
 };
 use tracer_ebpf::{
@@ -20,6 +20,7 @@ use tracer_ebpf::{
     conn::{CONN_BYTES, Conn, conn_id, conn_slot},
     drops::DropReason,
     limits::{MAX_CONNECTIONS, MAX_PROBES},
+    parts,
     probe::ProbeSpec,
     stack::{CLASS_BYTES, CLASS_SLOTS, HEADER_BYTES, SlotRef, StackHeader},
 };
@@ -32,12 +33,15 @@ use pod::{MappedArray, PodConfig, PodProbeSpec, PodProcess};
 /// The object, embedded at build time.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CONNLEAK_BPF_OBJECT"));
 
+/// The program that goes on in those of [`parts`].
+const SYSCALL_HOOK: &str = "on_syscall";
+
 /// The always-attached programs: name in the object, typed tracepoint, and what is lost without.
 pub const HOOKS: [(&str, &str, &str); 4] = [
     ("on_fork", "sched_process_fork", "connections inherited over fork are followed"),
     ("on_exec", "sched_process_exec", "programs that start later are found"),
     ("on_exit", "sched_process_exit", "processes that end are noticed"),
-    ("on_syscall", "sys_exit", "connections and their traffic are seen"),
+    (SYSCALL_HOOK, "sys_exit", "connections and their traffic are seen"),
 ];
 
 /// The loaded kernel side.
@@ -46,6 +50,8 @@ pub struct Kernel {
     btf: Btf,
     /// Kept open: programs are loaded later and refer to it.
     _config: Array<MapData, PodConfig>,
+    /// Kept open: the kernel empties a program array that no one holds.
+    parts: ProgramArray<MapData>,
     fds: HashMap<MapData, u64, u64>,
     procs: HashMap<MapData, u32, PodProcess>,
     drops: PerCpuArray<MapData, u64>,
@@ -116,6 +122,7 @@ impl Kernel {
             stacks,
             loaded_probes: HashSet::new(),
             _config: config_map,
+            parts: take(&mut ebpf, "PARTS")?,
             btf,
             ebpf,
         };
@@ -145,6 +152,25 @@ impl Kernel {
             hook: hook.to_owned(),
             reason,
         };
+        if program == SYSCALL_HOOK {
+            for (place, part) in (0..).zip(parts::PARTS) {
+                let loaded = self.load_hook(part, hook)?;
+                let fd = loaded.fd().map_err(|error| refused(shorten(&error)))?;
+                let fd = fd.try_clone().map_err(|error| refused(shorten(&error)))?;
+                self.parts.set(place, &fd, 0).map_err(|error| refused(shorten(&error)))?;
+            }
+        }
+        let tracepoint = self.load_hook(program, hook)?;
+        tracepoint.attach().map_err(|error| refused(shorten(&error)))?;
+        Ok(())
+    }
+
+    fn load_hook(&mut self, program: &str, hook: &str) -> Result<&mut BtfTracePoint, LoadError> {
+        let refused = |reason| LoadError::Program {
+            program: program.to_owned(),
+            hook: hook.to_owned(),
+            reason,
+        };
         let tracepoint: &mut BtfTracePoint = self
             .ebpf
             .program_mut(program)
@@ -152,8 +178,7 @@ impl Kernel {
             .try_into()
             .map_err(|error: aya::programs::ProgramError| refused(shorten(&error)))?;
         tracepoint.load(hook, &self.btf).map_err(|error| refused(shorten(&error)))?;
-        tracepoint.attach().map_err(|error| refused(shorten(&error)))?;
-        Ok(())
+        Ok(tracepoint)
     }
 
     /// Sets what probe program `index` does.
