@@ -262,9 +262,11 @@ impl Segments {
         if self.rest == 0 || self.iov_left == 0 {
             return false;
         }
-        let (Some(base), Some(len)) =
-            (memory.read::<8>(self.iov), memory.read::<8>(self.iov.wrapping_add(8)))
-        else {
+        // One after the other: verifiers before 5.11 forget that a checked result was not zero.
+        let Some(base) = memory.read::<8>(self.iov) else {
+            return false;
+        };
+        let Some(len) = memory.read::<8>(self.iov + 8) else {
             return false;
         };
         let len = u64::from_ne_bytes(len);

@@ -176,7 +176,10 @@ fn transfer(regs: *const pt_regs, ret: i64, send: bool) {
         (buffer, third & 0xffff, len)
     } else {
         // `struct msghdr`: the `iovec` array at 16, its length at 24.
-        let (Some(iov), Some(count)) = (user::<u64>(buffer + 16), user::<u64>(buffer + 24)) else {
+        let Some(iov) = user::<u64>(buffer + 16) else {
+            return;
+        };
+        let Some(count) = user::<u64>(buffer + 24) else {
             return;
         };
         if nr == SENDMMSG || nr == RECVMMSG {
