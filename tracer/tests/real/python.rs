@@ -3,8 +3,7 @@
 use crate::common::client::Kind;
 use crate::{Expected, is_found, stays_silent};
 
-/// Python's frames are not named yet, so nothing shows which code used a connection last: what is
-/// inferred stays suspected.
+/// Python's frames are not named yet: no function is expected.
 fn leak<'a>(verdict: &'a str, certainty: &'a str, count: u64, connections: usize) -> Expected<'a> {
     Expected { verdict, certainty, count, function: None, file: None, connections }
 }
@@ -14,7 +13,7 @@ fn a_forgotten_putconn_is_found() {
     is_found(
         Kind::Python,
         &["prefill 2", "leak forgotten 7", "overlap 2"],
-        &leak("leak", "suspected", 7, 9),
+        &leak("leak", "strong", 7, 9),
     );
 }
 
@@ -23,7 +22,7 @@ fn an_exception_before_putconn_is_found() {
     is_found(
         Kind::Python,
         &["prefill 2", "leak raise 7", "overlap 2"],
-        &leak("leak", "suspected", 7, 9),
+        &leak("leak", "strong", 7, 9),
     );
 }
 
