@@ -13,7 +13,10 @@ use std::{collections::HashSet, mem::offset_of, path::Path};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, Queue, RingBuf},
-    programs::{BtfTracePoint, UProbe, uprobe::UProbeScope},
+    programs::{
+        BtfTracePoint, UProbe,
+        uprobe::{UProbeLink, UProbeLinkId, UProbeScope},
+    },
 };
 use tracer_ebpf::{
     config::{Config, Process},
@@ -44,6 +47,9 @@ pub const HOOKS: [(&str, &str, &str); 4] = [
     (SYSCALL_HOOK, "sys_exit", "connections and their traffic are seen"),
 ];
 
+/// Probes that one thread detaches, one after the other.
+const LINKS_PER_THREAD: usize = 4;
+
 /// The loaded kernel side.
 pub struct Kernel {
     ebpf: Ebpf,
@@ -61,6 +67,7 @@ pub struct Kernel {
     conns: MappedArray<Conn>,
     stacks: [MappedArray<StackHeader>; 3],
     loaded_probes: HashSet<usize>,
+    probe_links: Vec<(usize, UProbeLinkId)>,
 }
 
 /// A raw stack as copied at an event.
@@ -121,6 +128,7 @@ impl Kernel {
             conns,
             stacks,
             loaded_probes: HashSet::new(),
+            probe_links: Vec::new(),
             _config: config_map,
             parts: take(&mut ebpf, "PARTS")?,
             btf,
@@ -222,9 +230,10 @@ impl Kernel {
         if self.loaded_probes.insert(index) {
             probe.load().map_err(|error| refused(shorten(&error)))?;
         }
-        probe.attach(offset, path, UProbeScope::AllProcesses).map_err(|error| {
+        let link = probe.attach(offset, path, UProbeScope::AllProcesses).map_err(|error| {
             LoadError::Attach { path: path.to_owned(), offset, reason: shorten(&error) }
         })?;
+        self.probe_links.push((index, link));
         Ok(())
     }
 
@@ -371,6 +380,26 @@ impl Kernel {
         }
         rows.sort();
         rows
+    }
+}
+
+impl Drop for Kernel {
+    /// Detaches the probes side by side: the kernel waits for a grace period of some 100 ms for
+    /// each (`perf_uprobe_destroy`), and these pass at the same time.
+    fn drop(&mut self) {
+        let mut links: Vec<UProbeLink> = Vec::new();
+        for (index, id) in std::mem::take(&mut self.probe_links) {
+            let Some(program) = self.ebpf.program_mut(&format!("probe_{index}")) else { continue };
+            let Ok(probe) = <&mut UProbe>::try_from(program) else { continue };
+            // One that is gone is detached.
+            links.extend(probe.take_link(id).ok());
+        }
+        std::thread::scope(|scope| {
+            while !links.is_empty() {
+                let some = links.split_off(links.len().saturating_sub(LINKS_PER_THREAD));
+                scope.spawn(move || drop(some));
+            }
+        });
     }
 }
 
