@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
     EXIT_FAILED,
@@ -86,6 +87,7 @@ pub fn run(args: &CaptureArgs, verbose: u8) -> anyhow::Result<u8> {
         ),
         None => None,
     };
+    raise_limits();
     // The report's file is opened before the wait, so that a wrong path is told at once.
     let output = super::output::open(&args.output)?;
     let mut recording = Recording(writer);
@@ -113,6 +115,19 @@ pub fn run(args: &CaptureArgs, verbose: u8) -> anyhow::Result<u8> {
 /// The model's settings for a threshold in nanoseconds.
 pub fn settings(threshold: u64) -> Settings {
     Settings { threshold, soft_threshold: (threshold / 10).min(MAX_SOFT_THRESHOLD) }
+}
+
+/// Files of traced programs and probes take descriptors, and kernels before 5.11 count maps as
+/// locked memory: takes what may be taken. What is still too little is told by what fails.
+fn raise_limits() {
+    for resource in [Resource::Nofile, Resource::Memlock] {
+        let limit = getrlimit(resource);
+        let unlimited = Rlimit { current: None, maximum: None };
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if resource != Resource::Memlock || setrlimit(resource, unlimited).is_err() {
+            let _kept = setrlimit(resource, raised);
+        }
+    }
 }
 
 /// A descriptor that becomes readable at Ctrl-C or termination.

@@ -18,6 +18,8 @@ const COLUMNS: usize = 80;
 const LABEL: usize = 15;
 /// Callers shown under the blame line.
 const CALLERS: usize = 4;
+/// Frames of the runtime in a row that are told by number.
+const MIN_FOLDED: usize = 3;
 
 /// How text is written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -163,9 +165,22 @@ impl Page<'_> {
             StackEvent::Open => "open",
             StackEvent::LastUse => "last use",
         };
-        for frame in &stack.frames {
-            self.line(label, &format!("{} {}", kind_mark(frame.kind), frame_words(frame)))?;
-            label = "";
+        // Frames that are nobody's to change are told by number: what matters fits a screen.
+        for run in stack.frames.chunk_by(|a, b| a.kind == b.kind) {
+            let folded = match run.first().map(|frame| frame.kind) {
+                Some(FrameKind::Runtime) => Some("of the runtime"),
+                Some(FrameKind::Unknown) => Some("without names"),
+                _ => None,
+            };
+            if let Some(whose) = folded.filter(|_| run.len() >= MIN_FOLDED) {
+                self.line(label, &format!("… {} frames {whose}", run.len()))?;
+                label = "";
+                continue;
+            }
+            for frame in run {
+                self.line(label, &format!("{} {}", kind_mark(frame.kind), frame_words(frame)))?;
+                label = "";
+            }
         }
         if let Some(why) = &stack.truncated {
             self.line(label, &format!("… {why}"))?;
