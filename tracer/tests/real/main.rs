@@ -30,6 +30,8 @@ struct Seen {
     report: Report,
     exit: Option<i32>,
     pid: u32,
+    /// Client sessions that the server has.
+    sessions: usize,
 }
 
 fn watch(kind: Kind, commands: &[&str]) -> Seen {
@@ -45,7 +47,11 @@ fn watch(kind: Kind, commands: &[&str]) -> Seen {
     let output = tracer.finish_after_silence();
     let report = output.report();
     assert_eq!(report.lost(), 0, "{output:#?}");
-    Seen { report, exit: output.exit, pid: client.pid() }
+    let sessions = "select count(*) from pg_stat_activity
+        where backend_type = 'client backend' and pid <> pg_backend_pid()";
+    let sessions = server.psql(sessions).expect("the server answers");
+    let sessions = sessions.parse().expect("a number");
+    Seen { report, exit: output.exit, pid: client.pid(), sessions }
 }
 
 /// The client is healthy: nobody is accused, and exactly so many connections are listed.
