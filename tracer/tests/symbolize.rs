@@ -220,7 +220,12 @@ fn rust_functions_lines_and_inlining_are_exact() {
 
 #[test]
 fn go_functions_and_lines_are_exact() {
-    for flags in [&[][..], &["-buildmode=pie"]] {
+    for flags in [
+        &[][..],
+        &["-ldflags=-s -w"],
+        &["-buildmode=pie"],
+        &["-buildmode=pie", "-ldflags=-s -w -linkmode=external"],
+    ] {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("chain");
         run(Command::new("go")

@@ -50,7 +50,7 @@ pub fn run(options: &Options) -> Result<()> {
     } else {
         watch.args(&options.args);
     }
-    // Seen from their first connection on: a service's own start is part of what is watched.
+    // They run already when connleak comes, as in the incident that it is for.
     let _billing =
         Service::start(&mut Command::new(clients::go_dir().join("billing")), &server, dir.path())?;
     let mut orders = Command::new("node");

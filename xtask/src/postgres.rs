@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use crate::sh;
 
 /// Names a data directory made beforehand by [`prepare`]: every server starts from a copy of it.
-/// `initdb` takes nine seconds in an emulated machine, the copy less than two.
+/// `initdb` takes nine seconds in an emulated machine, the copy six.
 pub const PREPARED_DATA: &str = "CONNLEAK_TEST_PGDATA";
 
 /// The role and the database that clients connect to.

@@ -222,6 +222,7 @@ fn linker(compiler: Compiler, voice: Voice) -> Result<()> {
     let (major, prefix) = toolchain::llvm_prefix(llvm)
         .with_context(|| format!("bpf-linker {} cannot use LLVM {llvm}", needs::BPF_LINKER))?;
     println!("setup: building bpf-linker {} against LLVM {major} (a minute)", needs::BPF_LINKER);
+    let scratch = tempfile::TempDir::with_prefix("connleak-setup-")?;
     let mut install = sh::cargo();
     install
         .args(["install", "bpf-linker", "--version", needs::BPF_LINKER, "--locked", "--quiet"])
@@ -230,7 +231,7 @@ fn linker(compiler: Compiler, voice: Voice) -> Result<()> {
         .arg(workspace::tool("bpf-linker", needs::BPF_LINKER))
         .env("LLVM_PREFIX", &prefix)
         .env("PATH", toolchain::path_with(&prefix.join("bin"))?)
-        .env("CARGO_TARGET_DIR", workspace::target().join("tools/build"));
+        .env("CARGO_TARGET_DIR", scratch.path());
     sh::run(&mut install)
 }
 

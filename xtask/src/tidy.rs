@@ -22,12 +22,8 @@ const IMPURE: &[&str] =
     &["aya", "libc", "std::fs", "std::net", "std::process", "Instant", "SystemTime"];
 
 /// Libraries that only these modules of the tracer may know.
-const CONFINED: &[(&str, &[&str])] = &[
-    ("aya", &["loader", "ingest"]),
-    ("aya_log", &["loader", "ingest"]),
-    ("blazesym", &["symbolize"]),
-    ("framehop", &["symbolize"]),
-];
+const CONFINED: &[(&str, &[&str])] =
+    &[("aya", &["loader", "ingest"]), ("blazesym", &["symbolize"]), ("framehop", &["symbolize"])];
 
 /// Check the rules of this repository that no compiler checks
 #[derive(clap::Args)]
@@ -219,8 +215,8 @@ fn undocumented_losses(manual: &str) -> Vec<String> {
     missing.map(|name| format!("README.md and docs/ do not explain the loss `{name}`")).collect()
 }
 
-/// Licences of dependencies that `deny.toml` does not allow. `cargo deny` checks more and is run
-/// where it is installed; building it takes longer than all our tests.
+/// Licences of dependencies that `deny.toml` does not allow. `cargo deny` checks more, and
+/// `cargo xtask test` runs it where it is installed.
 fn licences() -> Result<Vec<String>> {
     let deny = fs::read_to_string(workspace::root().join("deny.toml")).context("deny.toml")?;
     let allowed = allowed(&deny);

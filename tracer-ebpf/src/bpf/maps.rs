@@ -5,7 +5,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, ProgramArray, Queue, RingBuf},
 };
 use tracer_ebpf::{
     config::{Config, Process},
@@ -14,6 +14,7 @@ use tracer_ebpf::{
     limits::{
         MAX_CHECKOUTS, MAX_CONNECTIONS, MAX_DESCRIPTORS, MAX_PROBES, MAX_PROCESSES, RING_BYTES,
     },
+    parts,
     probe::ProbeSpec,
     stack::{CLASS_BYTES, CLASS_SLOTS, StackHeader},
 };
@@ -87,3 +88,16 @@ pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::C
 /// What probe program `n` does.
 #[map]
 pub static PROBES: Array<ProbeSpec> = Array::with_max_entries(MAX_PROBES as u32, 0);
+
+/// The parts of `on_syscall`. Programs of their own, because the
+/// verifier adds up the stack frames of one program and follows all of its paths.
+#[map]
+pub static PARTS: ProgramArray = ProgramArray::with_max_entries(parts::PARTS.len() as u32, 0);
+
+/// Where a path is read to.
+#[repr(C)]
+pub struct PathBytes(pub [u8; 112]);
+
+/// Scratch for the path of a Unix socket: too large for a stack frame.
+#[map]
+pub static PATHS: PerCpuArray<PathBytes> = PerCpuArray::with_max_entries(1, 0);

@@ -21,7 +21,8 @@ use super::count::count;
 /// Reads a plain value from user memory.
 #[inline(always)]
 pub fn user<T: Copy>(address: u64) -> Option<T> {
-    let mut value = MaybeUninit::<T>::uninit();
+    // Zeroed, because verifiers before 5.12 do not see that the helper writes it.
+    let mut value = MaybeUninit::<T>::zeroed();
     // SAFETY: the helper writes exactly `size_of::<T>()` bytes to a local of that size; `T` is
     // only instantiated with plain integers and byte arrays, for which any bytes are valid.
     unsafe {
@@ -37,7 +38,8 @@ pub fn user<T: Copy>(address: u64) -> Option<T> {
 /// Reads a plain value from kernel memory.
 #[inline(always)]
 pub fn kernel<T: Copy>(address: u64) -> Option<T> {
-    let mut value = MaybeUninit::<T>::uninit();
+    // Zeroed, because verifiers before 5.12 do not see that the helper writes it.
+    let mut value = MaybeUninit::<T>::zeroed();
     // SAFETY: as in `user`; a bad kernel address makes the helper fail, not fault.
     unsafe {
         let failed = bpf_probe_read_kernel(

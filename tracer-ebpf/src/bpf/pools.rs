@@ -10,7 +10,7 @@ use aya_ebpf::{
     bindings::pt_regs, helpers::bpf_get_current_pid_tgid, macros::uprobe, programs::ProbeContext,
 };
 use tracer_ebpf::{
-    config::PROC_WATCHED,
+    config::PROC_CONNECTED,
     conn::{FLAG_DRIVER, FLAG_EOF},
     drops::DropReason,
     limits::MAX_PROBES,
@@ -23,7 +23,7 @@ use tracer_ebpf::{
 
 use super::{
     count::{count, now},
-    maps::{CHECKOUTS, CONFIG, FDS, HandleKey, PROBES, PROCS},
+    maps::{CHECKOUTS, FDS, HandleKey, PROBES, PROCS},
     memory::user,
     sockets::{conn_of, fd_key},
     stacks::{self, Site},
@@ -131,15 +131,18 @@ fn on_probe(ctx: &ProbeContext, index: u32) {
     let (id, conn) = match joined {
         Some(joined) => joined,
         None => {
-            let Some(config) = CONFIG.get(0) else { return };
-            if config.only_marked != 0
-                // SAFETY: no other reference to this value is held.
-                && unsafe { PROCS.get(tgid) }.is_none_or(|process| process.flags & PROC_WATCHED == 0)
+            // Only processes that have watched connections have an entry; others use the same pool
+            // or library for other servers.
+            // SAFETY: no other reference to this value is held.
+            if unsafe { PROCS.get(tgid) }.is_none_or(|process| process.flags & PROC_CONNECTED == 0)
             {
                 return;
             }
             let Some(id) = join(spec, tgid, identity) else {
-                count(DropReason::CheckoutUnjoined);
+                // A driver's other servers are none of ours.
+                if spec.action == ACTION_ACQUIRE {
+                    count(DropReason::CheckoutUnjoined);
+                }
                 return;
             };
             if CHECKOUTS.insert(key, id, 0).is_err() {

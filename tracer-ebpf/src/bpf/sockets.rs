@@ -21,7 +21,7 @@ use tracer_ebpf::{
 
 use super::{
     count::{count, emit, now},
-    maps::{CONFIG, CONNS, FDS, FREE_CONNS, PROCS},
+    maps::{CONFIG, CONNS, FDS, FREE_CONNS, PATHS, PROCS},
     memory::{kernel, user},
     stacks::{self, Site},
 };
@@ -128,13 +128,14 @@ fn target(config: &Config, address: u64) -> Option<Target> {
     None
 }
 
-/// The number in a path that ends with `.s.PGSQL.N`. A function of its own for its stack frame.
-#[inline(never)]
+/// The number in a path that ends with `.s.PGSQL.N`.
+#[inline(always)]
 fn unix_port(path: u64) -> Option<u16> {
     // `sun_path` has 108 bytes; its length in the address may count what follows the NUL.
-    let mut text = [0u8; 112];
-    // SAFETY: at most 108 bytes of the local are written.
-    let len = unsafe { bpf_probe_read_user_str(text.as_mut_ptr().cast(), 108, path as *const _) };
+    let scratch = PATHS.get_ptr_mut(0)?;
+    // SAFETY: at most 108 bytes of a live per-CPU map value of 112 are written; only the length is
+    // used.
+    let len = unsafe { bpf_probe_read_user_str(scratch.cast(), 108, path as *const _) };
     if !(11..=108).contains(&len) {
         return None;
     }
@@ -156,8 +157,8 @@ fn unix_port(path: u64) -> Option<u16> {
     (end >= path + 9 && name == *b".s.PGSQL." && port <= 0xffff).then_some(port as u16)
 }
 
-/// `connect(fd, address, length)` returned. A function of its own for its stack frame.
-#[inline(never)]
+/// `connect(fd, address, length)` returned.
+#[inline(always)]
 pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
     if ret != 0 && ret != EINPROGRESS && ret != EISCONN {
         return;

@@ -186,11 +186,13 @@ unsafe fn fixups(header: *mut StackHeader, off: &Offsets) -> u32 {
         if instance == 0 {
             break;
         }
-        let (Some(original), Some(slot), Some(next)) = (
-            kernel::<u64>(instance + u64::from(off.ri_orig_ret_vaddr)),
-            kernel::<u64>(instance + u64::from(off.ri_stack)),
-            kernel::<u64>(instance + u64::from(off.ri_next)),
-        ) else {
+        let Some(original) = kernel::<u64>(instance + u64::from(off.ri_orig_ret_vaddr)) else {
+            break;
+        };
+        let Some(slot) = kernel::<u64>(instance + u64::from(off.ri_stack)) else {
+            break;
+        };
+        let Some(next) = kernel::<u64>(instance + u64::from(off.ri_next)) else {
             break;
         };
         // SAFETY: by this function's contract, with `i` below the array's length.

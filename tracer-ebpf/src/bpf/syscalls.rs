@@ -13,13 +13,14 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     conn::{Conn, FLAG_CONNECTING, FLAG_EOF},
+    parts::{PART_CONNECT, PART_RECEIVE, PART_SEND},
     stack::KIND_USE,
     wire::{self, PHASE_ENCRYPTED, PHASE_READY, PHASE_UNKNOWN, Segments},
 };
 
 use super::{
     count::now,
-    maps::FDS,
+    maps::{FDS, PARTS},
     memory::{ConnMemory, user},
     sockets::{conn_of, fd_key, on_close, on_close_range, on_connect, on_dup},
     stacks::{self, Site},
@@ -72,7 +73,6 @@ const MMSG_COUNTED: u64 = 8;
 #[btf_tracepoint(function = "sys_exit")]
 pub fn on_syscall(ctx: BtfTracePointContext) -> u32 {
     let regs: *const pt_regs = ctx.arg(0);
-    let ret: i64 = ctx.arg(1);
     // SAFETY: the verifier types the argument as the kernel's `struct pt_regs`.
     let nr = unsafe { (*regs).orig_rax };
     if nr < 64 {
@@ -82,12 +82,12 @@ pub fn on_syscall(ctx: BtfTracePointContext) -> u32 {
     } else if nr != FCNTL && nr != DUP3 && nr != RECVMMSG && nr != SENDMMSG && nr != CLOSE_RANGE {
         return 0;
     }
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let tgid = (pid_tgid >> 32) as u32;
+    let ret: i64 = ctx.arg(1);
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // SAFETY: as above.
     let (fd, second, third) = unsafe { ((*regs).rdi, (*regs).rsi, (*regs).rdx) };
     match nr {
-        CONNECT => on_connect(regs, ret, pid_tgid),
+        CONNECT => go_on(&ctx, PART_CONNECT),
         CLOSE => on_close(tgid, fd),
         DUP | DUP2 | DUP3 => on_dup(tgid, fd, ret),
         FCNTL => {
@@ -100,21 +100,60 @@ pub fn on_syscall(ctx: BtfTracePointContext) -> u32 {
                 on_close_range(tgid, fd, second, third);
             }
         }
-        _ => transfer(regs, nr, ret, pid_tgid),
+        _ => {
+            // SAFETY: the value is not used, only its presence.
+            if unsafe { FDS.get(fd_key(tgid, fd)) }.is_some() {
+                go_on(&ctx, if is_send(nr) { PART_SEND } else { PART_RECEIVE });
+            }
+        }
     }
     0
 }
 
+/// Goes on in another program, and does not come back. It comes back only when the program is not
+/// there, which user space rules out: it fills the array before it attaches.
+#[inline(always)]
+fn go_on(ctx: &BtfTracePointContext, part: u32) {
+    // SAFETY: the array holds programs for this very tracepoint only.
+    unsafe { PARTS.tail_call(ctx, part) };
+}
+
+/// `connect` returned.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn part_connect(ctx: BtfTracePointContext) -> u32 {
+    on_connect(ctx.arg(0), ctx.arg(1), bpf_get_current_pid_tgid());
+    0
+}
+
+/// A send on a watched socket returned.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn part_send(ctx: BtfTracePointContext) -> u32 {
+    transfer(ctx.arg(0), ctx.arg(1), true);
+    0
+}
+
+/// A receive on a watched socket returned.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn part_receive(ctx: BtfTracePointContext) -> u32 {
+    transfer(ctx.arg(0), ctx.arg(1), false);
+    0
+}
+
+#[inline(always)]
+fn is_send(nr: u64) -> bool {
+    nr == WRITE || nr == WRITEV || nr == SENDTO || nr == SENDMSG || nr == SENDMMSG
+}
+
 /// A send or a receive returned.
 #[inline(always)]
-fn transfer(regs: *const pt_regs, nr: u64, ret: i64, pid_tgid: u64) {
+fn transfer(regs: *const pt_regs, ret: i64, send: bool) {
     // SAFETY: `regs` is the trusted argument of the tracepoint.
-    let (fd, buffer, third, fourth) =
-        unsafe { ((*regs).rdi, (*regs).rsi, (*regs).rdx, (*regs).r10) };
+    let (nr, fd, buffer, third, fourth) =
+        unsafe { ((*regs).orig_rax, (*regs).rdi, (*regs).rsi, (*regs).rdx, (*regs).r10) };
+    let pid_tgid = bpf_get_current_pid_tgid();
     // SAFETY: no other reference to this value is held.
     let Some(id) = unsafe { FDS.get(fd_key((pid_tgid >> 32) as u32, fd)) }.copied() else { return };
     let Some(conn) = conn_of(id) else { return };
-    let send = nr == WRITE || nr == WRITEV || nr == SENDTO || nr == SENDMSG || nr == SENDMMSG;
     if ret <= 0 {
         if !send && (ret == ECONNRESET || (ret == 0 && third != 0)) {
             // SAFETY: a live map value.
@@ -137,7 +176,10 @@ fn transfer(regs: *const pt_regs, nr: u64, ret: i64, pid_tgid: u64) {
         (buffer, third & 0xffff, len)
     } else {
         // `struct msghdr`: the `iovec` array at 16, its length at 24.
-        let (Some(iov), Some(count)) = (user::<u64>(buffer + 16), user::<u64>(buffer + 24)) else {
+        let Some(iov) = user::<u64>(buffer + 16) else {
+            return;
+        };
+        let Some(count) = user::<u64>(buffer + 24) else {
             return;
         };
         if nr == SENDMMSG || nr == RECVMMSG {
@@ -230,8 +272,8 @@ fn several(messages: u64, count: u64) -> u64 {
     total
 }
 
-/// Follows a send on the wire. A function of its own for its stack frame.
-#[inline(never)]
+/// Follows a send on the wire.
+#[inline(always)]
 fn follow_send(conn: *mut Conn, buffer: u64, count: u64, len: u64) {
     // SAFETY: a live map value. The walker gets its wire state and, through the memory, other
     // fields of the same connection; nothing else of this program refers to them meanwhile.
@@ -239,8 +281,8 @@ fn follow_send(conn: *mut Conn, buffer: u64, count: u64, len: u64) {
     wire::on_send(&mut ConnMemory { conn }, wire, segments(buffer, count, len));
 }
 
-/// Follows a receive on the wire. A function of its own for its stack frame.
-#[inline(never)]
+/// Follows a receive on the wire.
+#[inline(always)]
 fn follow_receive(conn: *mut Conn, buffer: u64, count: u64, len: u64) {
     // SAFETY: as in `follow_send`.
     let wire = unsafe { &mut (*conn).wire };

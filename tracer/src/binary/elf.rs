@@ -185,11 +185,10 @@ impl<'data> Elf<'data> {
         let (mut address, mut bytes) = (None, None);
         for entry in self.data.get(start..end)?.as_chunks::<16>().0 {
             let value = u64_at(entry, 8)?;
-            // Tags of the dynamic section are small; a huge one is none of those looked for.
-            match u32::try_from(u64_at(entry, 0)?) {
-                Ok(DT_NULL) => break,
-                Ok(DT_RELA) => address = Some(value),
-                Ok(DT_RELASZ) => bytes = Some(value),
+            match u64_at(entry, 0)?.cast_signed() {
+                DT_NULL => break,
+                DT_RELA => address = Some(value),
+                DT_RELASZ => bytes = Some(value),
                 _ => {}
             }
         }

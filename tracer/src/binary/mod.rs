@@ -6,6 +6,7 @@
 
 pub mod elf;
 pub mod pclntab;
+pub mod rets;
 
 /// `N` bytes at `offset`, when the file has them.
 fn array<const N: usize>(data: &[u8], offset: u64) -> Option<[u8; N]> {

@@ -199,8 +199,8 @@ impl Progress {
 /// What the kernel side cost, where the kernel keeps count.
 fn programs(session: &mut Session) {
     for (name, runs, nanos) in session.statistics() {
-        if runs > 0 {
-            eprintln!("connleak: program {name}: {runs} runs, {} ns each", nanos / runs);
+        if let Some(each) = nanos.checked_div(runs) {
+            eprintln!("connleak: program {name}: {runs} runs, {each} ns each");
         }
     }
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     host::proc::ProcFs,
     model::{Pid, Runtime},
-    pools::{At, Catalogue},
+    pools::{At, Catalogue, ProbeTable, inspect},
     symbolize::map_file,
 };
 
@@ -131,9 +131,9 @@ fn processes(args: &ProbesArgs, catalogue: &Catalogue, probes: &mut Probes) -> a
 
 fn look(catalogue: &Catalogue, path: &Path, shown: &str) -> Option<FileProbes> {
     let bytes = map_file(&File::open(path).ok()?)?;
-    let plan = catalogue.inspect(&bytes);
+    let plan = inspect(&bytes, catalogue, &mut ProbeTable::new(catalogue).ok()?).ok()?;
     let pools = plan.pools.into_iter().map(|pool| PoolProbes {
-        name: pool.name.to_string(),
+        name: pool.name,
         observed: pool.observed,
         note: pool.note,
         points: pool
@@ -143,7 +143,7 @@ fn look(catalogue: &Catalogue, path: &Path, shown: &str) -> Option<FileProbes> {
                 symbol: point.symbol,
                 at: match point.at {
                     At::Entry => "entry",
-                    At::Return => "return",
+                    At::Returns => "return",
                 },
                 file_offset: point.file_offset,
             })

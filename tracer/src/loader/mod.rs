@@ -12,14 +12,18 @@ use std::{collections::HashSet, mem::offset_of, path::Path};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, Queue, RingBuf},
-    programs::{BtfTracePoint, UProbe, uprobe::UProbeScope},
+    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, Queue, RingBuf},
+    programs::{
+        BtfTracePoint, UProbe,
+        uprobe::{UProbeLink, UProbeLinkId, UProbeScope},
+    },
 };
 use tracer_ebpf::{
     config::{Config, Process},
     conn::{CONN_BYTES, Conn, conn_id, conn_slot},
     drops::DropReason,
     limits::{MAX_CONNECTIONS, MAX_PROBES},
+    parts,
     probe::ProbeSpec,
     stack::{CLASS_BYTES, CLASS_SLOTS, HEADER_BYTES, SlotRef, StackHeader},
 };
@@ -32,13 +36,19 @@ use pod::{MappedArray, PodConfig, PodProbeSpec, PodProcess};
 /// The object, embedded at build time.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CONNLEAK_BPF_OBJECT"));
 
+/// The program that goes on in those of [`parts`].
+const SYSCALL_HOOK: &str = "on_syscall";
+
 /// The always-attached programs: name in the object, typed tracepoint, and what is lost without.
 pub const HOOKS: [(&str, &str, &str); 4] = [
     ("on_fork", "sched_process_fork", "connections inherited over fork are followed"),
     ("on_exec", "sched_process_exec", "programs that start later are found"),
     ("on_exit", "sched_process_exit", "processes that end are noticed"),
-    ("on_syscall", "sys_exit", "connections and their traffic are seen"),
+    (SYSCALL_HOOK, "sys_exit", "connections and their traffic are seen"),
 ];
+
+/// Probes that one thread detaches, one after the other.
+const LINKS_PER_THREAD: usize = 4;
 
 /// The loaded kernel side.
 pub struct Kernel {
@@ -46,6 +56,8 @@ pub struct Kernel {
     btf: Btf,
     /// Kept open: programs are loaded later and refer to it.
     _config: Array<MapData, PodConfig>,
+    /// Kept open: the kernel empties a program array that no one holds.
+    parts: ProgramArray<MapData>,
     fds: HashMap<MapData, u64, u64>,
     procs: HashMap<MapData, u32, PodProcess>,
     drops: PerCpuArray<MapData, u64>,
@@ -55,6 +67,7 @@ pub struct Kernel {
     conns: MappedArray<Conn>,
     stacks: [MappedArray<StackHeader>; 3],
     loaded_probes: HashSet<usize>,
+    probe_links: Vec<(usize, UProbeLinkId)>,
 }
 
 /// A raw stack as copied at an event.
@@ -115,7 +128,9 @@ impl Kernel {
             conns,
             stacks,
             loaded_probes: HashSet::new(),
+            probe_links: Vec::new(),
             _config: config_map,
+            parts: take(&mut ebpf, "PARTS")?,
             btf,
             ebpf,
         };
@@ -145,6 +160,25 @@ impl Kernel {
             hook: hook.to_owned(),
             reason,
         };
+        if program == SYSCALL_HOOK {
+            for (place, part) in (0..).zip(parts::PARTS) {
+                let loaded = self.load_hook(part, hook)?;
+                let fd = loaded.fd().map_err(|error| refused(shorten(&error)))?;
+                let fd = fd.try_clone().map_err(|error| refused(shorten(&error)))?;
+                self.parts.set(place, &fd, 0).map_err(|error| refused(shorten(&error)))?;
+            }
+        }
+        let tracepoint = self.load_hook(program, hook)?;
+        tracepoint.attach().map_err(|error| refused(shorten(&error)))?;
+        Ok(())
+    }
+
+    fn load_hook(&mut self, program: &str, hook: &str) -> Result<&mut BtfTracePoint, LoadError> {
+        let refused = |reason| LoadError::Program {
+            program: program.to_owned(),
+            hook: hook.to_owned(),
+            reason,
+        };
         let tracepoint: &mut BtfTracePoint = self
             .ebpf
             .program_mut(program)
@@ -152,8 +186,7 @@ impl Kernel {
             .try_into()
             .map_err(|error: aya::programs::ProgramError| refused(shorten(&error)))?;
         tracepoint.load(hook, &self.btf).map_err(|error| refused(shorten(&error)))?;
-        tracepoint.attach().map_err(|error| refused(shorten(&error)))?;
-        Ok(())
+        Ok(tracepoint)
     }
 
     /// Sets what probe program `index` does.
@@ -197,9 +230,10 @@ impl Kernel {
         if self.loaded_probes.insert(index) {
             probe.load().map_err(|error| refused(shorten(&error)))?;
         }
-        probe.attach(offset, path, UProbeScope::AllProcesses).map_err(|error| {
+        let link = probe.attach(offset, path, UProbeScope::AllProcesses).map_err(|error| {
             LoadError::Attach { path: path.to_owned(), offset, reason: shorten(&error) }
         })?;
+        self.probe_links.push((index, link));
         Ok(())
     }
 
@@ -346,6 +380,26 @@ impl Kernel {
         }
         rows.sort();
         rows
+    }
+}
+
+impl Drop for Kernel {
+    /// Detaches the probes side by side: the kernel waits for a grace period of some 100 ms for
+    /// each (`perf_uprobe_destroy`), and these pass at the same time.
+    fn drop(&mut self) {
+        let mut links: Vec<UProbeLink> = Vec::new();
+        for (index, id) in std::mem::take(&mut self.probe_links) {
+            let Some(program) = self.ebpf.program_mut(&format!("probe_{index}")) else { continue };
+            let Ok(probe) = <&mut UProbe>::try_from(program) else { continue };
+            // One that is gone is detached.
+            links.extend(probe.take_link(id).ok());
+        }
+        std::thread::scope(|scope| {
+            while !links.is_empty() {
+                let some = links.split_off(links.len().saturating_sub(LINKS_PER_THREAD));
+                scope.spawn(move || drop(some));
+            }
+        });
     }
 }
 

@@ -12,15 +12,18 @@ use super::{
 
 /// What is wrong with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Taken and not given back, and silent.
+    #[serde(rename = "leak")]
     Leak,
     /// Silent inside an open transaction.
+    #[serde(rename = "idle in transaction")]
     IdleInTransaction,
     /// Opened and never used.
+    #[serde(rename = "never used")]
     NeverUsed,
     /// The server works on one statement: information, no fault.
+    #[serde(rename = "long query")]
     LongQuery,
 }
 

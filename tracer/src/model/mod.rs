@@ -8,6 +8,8 @@ mod event;
 mod finding;
 mod process;
 mod rules;
+#[cfg(test)]
+mod tests;
 mod tracker;
 mod words;
 

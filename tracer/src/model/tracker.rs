@@ -466,21 +466,18 @@ impl Tracker {
     fn drop_holder(&mut self, at: MonoNanos, process: ProcId, fd: Fd, conn: ConnId) {
         let Some(holder) = self.processes.get_mut(&process) else { return };
         holder.holds.remove(&fd);
-        let keeps = holder.holds.values().any(|held| *held == conn);
         let Some(dropped) = self.connections.get_mut(&conn) else { return };
         dropped.holders = dropped.holders.saturating_sub(1);
         if dropped.holders == 0 {
             return self.closed(at, conn);
         }
-        if dropped.owner == process && !keeps {
-            // The oldest of the other holders answers for it.
-            let heir = self
-                .processes
-                .values()
-                .find(|other| other.holds.values().any(|held| *held == conn));
-            if let Some(heir) = heir {
-                dropped.owner = heir.id;
-            }
+        if dropped.owner != process || holder.holds.values().any(|held| *held == conn) {
+            return;
+        }
+        // The oldest of the other holders answers for it.
+        let holds = |other: &&Process| other.holds.values().any(|held| *held == conn);
+        if let Some(heir) = self.processes.values().find(holds) {
+            dropped.owner = heir.id;
         }
     }
 

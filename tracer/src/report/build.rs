@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    BlameRow, Capture, CaptureHeader, ConnectionRow, ConnectionState, Count, Ending, FindingRow,
-    FrameRow, Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, StackRow, Tool,
+    BlameRow, Capture, CaptureHeader, ConnectionRow, ConnectionState, Ending, FindingRow, FrameRow,
+    Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, StackRow, Tool,
 };
 use crate::model::{
     ConnId, Connection, Finding, MonoNanos, Peer, Process, Span, Stack, StackEvent, Statement,
@@ -49,15 +49,12 @@ impl Report {
                     .lost()
                     .iter()
                     .filter(|(_, count)| **count > 0)
-                    .map(|(reason, count)| Count { reason: reason.clone(), count: *count })
+                    .map(|(reason, count)| (reason.clone(), *count))
                     .collect(),
                 anomalies: tracker
                     .anomalies()
                     .iter()
-                    .map(|(anomaly, count)| Count {
-                        reason: anomaly.name().to_owned(),
-                        count: *count,
-                    })
+                    .map(|(anomaly, count)| (anomaly.name().to_owned(), *count))
                     .collect(),
                 coverage,
                 incomplete: ending.incomplete.clone(),

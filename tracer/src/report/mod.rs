@@ -10,6 +10,8 @@ mod escape;
 mod json;
 mod text;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Certainty, MonoNanos, Verdict};
@@ -86,17 +88,11 @@ pub struct Capture {
     pub connections_seen: u64,
     pub connections_found_at_start: u64,
     pub connections_closed: u64,
-    pub lost: Vec<Count>,
-    pub anomalies: Vec<Count>,
+    /// Counts by reason.
+    pub lost: BTreeMap<String, u64>,
+    pub anomalies: BTreeMap<String, u64>,
     pub coverage: Vec<String>,
     pub incomplete: Option<String>,
-}
-
-/// A counter with a name.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Count {
-    pub reason: String,
-    pub count: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -4,10 +4,10 @@
 //! through [`escape`](super::escape) and never begin a line; colour only when asked for, and only
 //! around our own words.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use super::{
-    BlameRow, Count, FindingRow, FrameRow, Millis, ProcessRow, Report, StackRow,
+    BlameRow, FindingRow, FrameRow, Millis, ProcessRow, Report, StackRow,
     escape::{cut_middle, escape, width},
 };
 use crate::model::{Certainty, FrameKind, StackEvent, Verdict, duration};
@@ -15,7 +15,7 @@ use crate::model::{Certainty, FrameKind, StackEvent, Verdict, duration};
 /// Columns of the page.
 const COLUMNS: usize = 80;
 /// Columns of the labels at the left.
-const LABEL: usize = 14;
+const LABEL: usize = 15;
 /// Callers shown under the blame line.
 const CALLERS: usize = 4;
 
@@ -134,7 +134,7 @@ impl Page<'_> {
     /// The line at fault and its callers.
     fn blame(&mut self, finding: &FindingRow) -> io::Result<()> {
         let Some(blame) = &finding.blame else {
-            return self.line("taken by", "unknown: no application frame on the stack");
+            return self.line("code", "unknown: no application frame on a stack");
         };
         let label = match blame.event {
             StackEvent::Acquire => "taken by",
@@ -191,8 +191,40 @@ impl Page<'_> {
                      {threshold} or more."
                 ),
             )?;
+            self.blind_spots(report)?;
         }
         writeln!(self.out)
+    }
+
+    /// What a leak could hide behind.
+    fn blind_spots(&mut self, report: &Report) -> io::Result<()> {
+        let inferred = report
+            .processes
+            .iter()
+            .filter(|process| !process.pools.iter().any(|pool| pool.observed))
+            .count();
+        if inferred > 0 {
+            self.paragraph(
+                "",
+                &format!(
+                    "In {inferred} of {} processes no pool's acquire and release are seen: there \
+                     a leak shows only when the process opens a new connection while the leaked \
+                     one is silent.",
+                    report.processes.len()
+                ),
+            )?;
+        }
+        let encrypted = report.connections.iter().filter(|row| row.tls == Some(true)).count();
+        if encrypted > 0 {
+            self.paragraph(
+                "",
+                &format!(
+                    "Of {encrypted} encrypted connections only direction and time are known, not \
+                     statements and transactions."
+                ),
+            )?;
+        }
+        Ok(())
     }
 
     /// What was watched, and what cannot be seen.
@@ -251,9 +283,9 @@ impl Page<'_> {
     /// What was lost: always the last words, when there is something to say.
     fn losses(&mut self, report: &Report) -> io::Result<()> {
         let capture = &report.capture;
-        let counts = |counts: &[Count]| {
+        let counts = |counts: &BTreeMap<String, u64>| {
             let each: Vec<_> =
-                counts.iter().map(|count| format!("{} {}", count.reason, count.count)).collect();
+                counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
             each.join(", ")
         };
         if capture.lost.is_empty() && capture.anomalies.is_empty() && capture.incomplete.is_none() {

@@ -1,12 +1,14 @@
 //! Why a capture cannot start or go on: one sentence each, with the object and what to do.
 
-use crate::loader::LoadError;
+use crate::{loader::LoadError, pools::CatalogueError};
 
 /// A failure of a capture.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     #[error(transparent)]
     Load(#[from] LoadError),
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
     /// A process was named that does not exist.
     #[error("there is no process {0}: check the pid (that of the host, not of a container)")]
     NoProcess(u32),

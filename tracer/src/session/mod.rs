@@ -108,8 +108,8 @@ impl Session {
             _pad: 0,
             off: offsets,
         };
-        let programs = Programs::new(catalogue);
-        let mut kernel = Kernel::load(config, &programs.specs(), options.log_level)?;
+        let programs = Programs::new(catalogue)?;
+        let mut kernel = Kernel::load(config, programs.specs(), options.log_level)?;
         let log = if options.log_level > 0 { Some(kernel.take_log()?) } else { None };
         kernel.attach()?;
         let ingest = Ingest::new(kernel, programs.pool_names())?;

@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use tracer_ebpf::probe::ProbeSpec;
@@ -17,7 +18,7 @@ use crate::{
     ingest::decode::PoolName,
     loader::Kernel,
     model::{Pid, PoolSeen, Runtime},
-    pools::{BinaryPlan, Catalogue, PoolFound},
+    pools::{BinaryPlan, Catalogue, CatalogueError, PoolFound, ProbeTable, inspect},
     symbolize::map_file,
 };
 
@@ -54,6 +55,9 @@ struct Inspected {
 /// The files and processes looked at.
 pub struct Programs {
     catalogue: Catalogue,
+    table: ProbeTable,
+    /// Entries of `table` that the kernel side has.
+    known_specs: usize,
     files: HashMap<FileKey, Inspected>,
     runtimes: HashMap<u32, Runtime>,
     notes: Vec<String>,
@@ -61,24 +65,33 @@ pub struct Programs {
 
 impl Programs {
     /// Nothing looked at yet.
-    #[must_use]
-    pub fn new(catalogue: Catalogue) -> Self {
-        Self { catalogue, files: HashMap::new(), runtimes: HashMap::new(), notes: Vec::new() }
+    ///
+    /// # Errors
+    ///
+    /// When the catalogue has more probes than there are probe programs.
+    pub fn new(catalogue: Catalogue) -> Result<Self, CatalogueError> {
+        let table = ProbeTable::new(&catalogue)?;
+        Ok(Self {
+            known_specs: table.specs().len(),
+            table,
+            catalogue,
+            files: HashMap::new(),
+            runtimes: HashMap::new(),
+            notes: Vec::new(),
+        })
     }
 
     /// What the probe programs do, by program.
     #[must_use]
-    pub fn specs(&self) -> Vec<ProbeSpec> {
-        self.catalogue.specs()
+    pub fn specs(&self) -> &[ProbeSpec] {
+        self.table.specs()
     }
 
     /// The pools, as connections refer to them.
     #[must_use]
     pub fn pool_names(&self) -> Vec<PoolName> {
-        self.catalogue
-            .pools()
-            .map(|pool| PoolName { name: pool.name.to_owned(), is_pool: pool.is_pool })
-            .collect()
+        let pools = self.catalogue.pools().iter();
+        pools.map(|pool| PoolName { name: pool.name.clone(), is_pool: pool.is_pool }).collect()
     }
 
     /// What could not be inspected or probed, in words.
@@ -149,8 +162,13 @@ impl Programs {
         if let Some(inspected) = self.files.get(&key) {
             return Some(inspected.clone());
         }
-        let plan = map_file(&file).map(|bytes| self.catalogue.inspect(&bytes)).unwrap_or_default();
-        let inspected = self.probe(plan, path, shown, kernel);
+        // What is no ELF file (a script's interpreter has one, a data file is none) has no plan.
+        let plan = map_file(&file)
+            .and_then(|bytes| inspect(&bytes, &self.catalogue, &mut self.table).ok())
+            .unwrap_or_default();
+        // By our own descriptor: the process, and with it its links, may be gone meanwhile.
+        let opened = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let inspected = self.probe(plan, &opened, shown, kernel);
         if self.files.len() >= MAX_FILES {
             self.files.clear();
         }
@@ -166,11 +184,12 @@ impl Programs {
         shown: &str,
         kernel: &mut Kernel,
     ) -> Inspected {
-        for (index, spec) in self.catalogue.take_new_specs() {
-            if let Err(error) = kernel.set_probe(index, spec) {
+        for (index, spec) in self.table.specs().iter().enumerate().skip(self.known_specs) {
+            if let Err(error) = kernel.set_probe(index, *spec) {
                 self.notes.push(format!("{shown}: {error}"));
             }
         }
+        self.known_specs = self.table.specs().len();
         let mut pools = Vec::new();
         for pool in plan.pools {
             let statuses = attach(&pool, path, kernel);
@@ -182,7 +201,7 @@ impl Programs {
                 self.notes.push(format!("{shown}: {failed}"));
             }
             pools.push(PoolSeen {
-                name: pool.name.to_string(),
+                name: pool.name,
                 observed: pool.observed && failed.is_none(),
                 note: failed.or(pool.note),
             });
@@ -192,12 +211,11 @@ impl Programs {
 }
 
 fn attach(pool: &PoolFound, path: &Path, kernel: &mut Kernel) -> Vec<ProbeStatus> {
-    let path = PathBuf::from(path);
     let points = pool.points.iter().map(|point| ProbeStatus {
         symbol: point.symbol.clone(),
         offset: point.file_offset,
         error: kernel
-            .attach_probe(point.probe, &path, point.file_offset)
+            .attach_probe(point.probe, path, point.file_offset)
             .err()
             .map(|error| error.to_string()),
     });

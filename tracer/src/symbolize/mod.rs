@@ -1,15 +1,16 @@
 //! Raw stack copies to frames with names, files, lines and owners.
 //!
-//! May import `model` and the file system; nothing of the loader or the ingest. A process is
+//! May import `model`, `binary` and the file system; nothing of the loader or the ingest. A process is
 //! looked at once ([`Symbolizer::observe`]) and what was seen is kept, so that stacks still
 //! resolve when its files are gone or it has ended. Invariants: registers, stack bytes, files and
 //! names come from traced processes and are never trusted; every cache is bounded; a stack that
 //! does not reach its root says why.
 //!
 //! Stages: [`unwind`] (registers and bytes to addresses), then by what is mapped there
-//! [`native`] (ELF) or [`perf_map`] with [`generated`] (code made at run time), then [`owner`].
+//! [`binary::pclntab`](crate::binary::pclntab) (Go), [`native`] (other ELF) or [`perf_map`] with [`generated`] (code made at run time), then [`owner`].
 
 mod cache;
+mod cfi;
 mod generated;
 mod maps;
 mod module;
@@ -27,14 +28,14 @@ use std::rc::Rc;
 use cache::Cache;
 use maps::Backing;
 use module::{FileId, Module};
-use native::NativeSymbols;
+use native::{Located, NativeSymbols};
 use owner::Role;
 use process::Process;
 use unwind::{End, Walk};
 
 pub use module::map as map_file;
 
-use crate::model::{Frame, FrameKind, Stack};
+use crate::model::{Frame, FrameKind, Stack, Symbol};
 
 /// Processes remembered; beyond, the one not asked about for longest is forgotten.
 const MAX_PROCESSES: usize = 4096;
@@ -223,9 +224,8 @@ impl Symbolizer {
                     let address = code.bias.map(|bias| lookup.wrapping_sub(bias));
                     let key = (code.module.serial, role, address.unwrap_or(u64::MAX));
                     let resolved = self.resolved.get(&key).unwrap_or_else(|| {
-                        let found = address
-                            .map(|at| native(&mut self.native, code, at))
-                            .unwrap_or_default();
+                        let found =
+                            address.map(|at| named(&mut self.native, code, at)).unwrap_or_default();
                         let found = if found.is_empty() {
                             [unknown(Some(code.owner.name.clone()))].into()
                         } else {
@@ -293,25 +293,37 @@ fn opener<'a>(
 }
 
 /// The frames at `address` of the addresses of `code`'s file.
-fn native(symbols: &mut NativeSymbols, code: &process::Code, address: u64) -> Vec<Frame> {
-    let is_go = code.module.elf.as_ref().is_some_and(|elf| elf.is_go);
-    symbols
-        .at(&code.module, address)
+fn named(symbols: &mut NativeSymbols, code: &process::Code, address: u64) -> Vec<Frame> {
+    let frame = |symbol, kind, inlined| Frame {
+        symbol: Some(symbol),
+        module: Some(code.owner.name.clone()),
+        kind,
+        inlined,
+    };
+    let go = code.module.go_table().map(|table| table.resolve(address)).unwrap_or_default();
+    if !go.is_empty() {
+        return go
+            .into_iter()
+            .map(|at| {
+                let kind = owner::go(&at.function, at.file.as_deref());
+                let symbol = Symbol {
+                    function: owner::shortened(&at.function),
+                    file: at.file.as_deref().map(owner::shortened),
+                    line: at.line,
+                    column: None,
+                };
+                frame(symbol, kind, at.inlined)
+            })
+            .collect();
+    }
+    // Nobody is sent to a line of the runtime: its names are enough.
+    let role = code.owner.role();
+    let located = symbols.at(&code.module, address, role != Role::Runtime);
+    located
         .into_iter()
-        .map(|located| {
-            let symbol = located.symbol;
-            let file = symbol.file.as_deref();
-            let kind = if is_go {
-                owner::go(&symbol.function, file)
-            } else {
-                owner::native(code.owner.role(), &symbol.function, file)
-            };
-            Frame {
-                symbol: Some(symbol),
-                module: Some(code.owner.name.clone()),
-                kind,
-                inlined: located.inlined,
-            }
+        .map(|Located { symbol, inlined }| {
+            let kind = owner::native(role, &symbol.function, symbol.file.as_deref());
+            frame(symbol, kind, inlined)
         })
         .collect()
 }

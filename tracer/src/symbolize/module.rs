@@ -1,11 +1,11 @@
 //! Files that code is mapped from: opened once, kept for as long as a stack may point into them.
 //!
-//! May import `std`, `libc`, `memmap2` and `object`. Invariants: a file is known by what `fstat`
+//! May import `libc`, `memmap2` and [`binary`](crate::binary). Invariants: a file is known by what `fstat`
 //! says of it (device, inode, size, times), never by the device in `/proc/PID/maps`, which is
 //! another one on overlayfs; only regular files are opened; nothing in a file is trusted; a file
 //! that was changed or cut after it was opened is not read again.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::fs::{File, OpenOptions};
 use std::ops::{Deref, Range};
 use std::os::fd::AsRawFd as _;
@@ -14,11 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use memmap2::Mmap;
-use object::Endianness;
-use object::elf::{
-    EM_X86_64, FileHeader64, PF_X, PT_LOAD, ProgramHeader64, SHF_COMPRESSED, SectionHeader64,
-};
-use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, SectionTable};
+
+use super::cfi;
+use crate::binary::elf::{self, Segment};
+use crate::binary::pclntab::GoTable;
 
 /// An `.eh_frame` without an index is indexed by walking it; larger ones are left to frame
 /// pointers.
@@ -54,6 +53,12 @@ pub(super) struct Bytes {
     range: Range<usize>,
 }
 
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl Deref for Bytes {
     type Target = [u8];
 
@@ -64,17 +69,9 @@ impl Deref for Bytes {
 
 /// A section: where it is in the program's own addresses, and its bytes.
 #[derive(Clone)]
-pub(super) struct Section {
+pub(super) struct Section<B = Bytes> {
     pub addresses: Range<u64>,
-    pub bytes: Bytes,
-}
-
-/// A loadable, executable part of an ELF file.
-#[derive(Clone, Copy, Debug)]
-struct Segment {
-    offset: u64,
-    len: u64,
-    address: u64,
+    pub bytes: B,
 }
 
 /// What unwinding and symbols need of an ELF file.
@@ -87,7 +84,6 @@ pub(super) struct Elf {
     pub eh_frame_hdr: Option<Section>,
     /// Refers to a file with the debug information.
     has_debug_link: bool,
-    pub is_go: bool,
 }
 
 impl Elf {
@@ -96,9 +92,9 @@ impl Elf {
     pub fn address_of(&self, offset: u64) -> Option<u64> {
         let segment = self.segments.iter().find(|segment| {
             let first = segment.offset & !(PAGE_BYTES - 1);
-            (first..segment.offset.saturating_add(segment.len)).contains(&offset)
+            (first..segment.offset.saturating_add(segment.file_size)).contains(&offset)
         })?;
-        segment.address.checked_add(offset)?.checked_sub(segment.offset)
+        segment.vaddr.checked_add(offset)?.checked_sub(segment.offset)
     }
 }
 
@@ -115,6 +111,8 @@ pub(super) struct Module {
     /// The file belongs to root, so a link in it to another file may be followed.
     trusted: bool,
     changed: Cell<bool>,
+    unwind_bounded: OnceCell<bool>,
+    go_table: OnceCell<Option<GoTable<Bytes>>>,
 }
 
 impl Module {
@@ -138,7 +136,17 @@ impl Module {
         let map = Arc::new(map(&file)?);
         let bytes = Bytes { range: 0..map.len(), map };
         let elf = parse(&bytes);
-        Some(Self { serial, file, id, bytes, elf, trusted, changed: Cell::new(false) })
+        Some(Self {
+            serial,
+            file,
+            id,
+            bytes,
+            elf,
+            trusted,
+            changed: Cell::new(false),
+            unwind_bounded: OnceCell::new(),
+            go_table: OnceCell::new(),
+        })
     }
 
     pub fn id(&self) -> FileId {
@@ -151,16 +159,24 @@ impl Module {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 
-    /// The whole file.
-    #[expect(dead_code, reason = "read by the table of Go functions")]
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// The table of Go functions, when the file has one. Looked for once.
+    pub fn go_table(&self) -> Option<&GoTable<Bytes>> {
+        self.go_table.get_or_init(|| GoTable::parse(self.bytes.clone()).ok()).as_ref()
     }
 
     /// Whether debug information may be looked for: always in the file itself, in files it
     /// refers to only when root vouches for the reference.
     pub fn may_use_debug_information(&self) -> bool {
         self.trusted || !self.elf.as_ref().is_some_and(|elf| elf.has_debug_link)
+    }
+
+    /// Whether following the unwind information takes bounded time. Looked at once.
+    pub fn is_unwind_bounded(&self) -> bool {
+        *self.unwind_bounded.get_or_init(|| {
+            let Some(elf) = &self.elf else { return false };
+            let Some(eh_frame) = &elf.eh_frame else { return false };
+            cfi::is_bounded(eh_frame, elf.eh_frame_hdr.as_ref())
+        })
     }
 
     /// Whether the bytes are still those that were mapped. To be asked before they are read:
@@ -182,55 +198,29 @@ pub fn map(file: &File) -> Option<Mmap> {
 }
 
 fn parse(bytes: &Bytes) -> Option<Elf> {
-    let data: &[u8] = bytes;
-    let header = FileHeader64::<Endianness>::parse(data).ok()?;
-    let endian = header.endian().ok()?;
-    if header.e_machine(endian) != EM_X86_64 {
-        return None;
-    }
-    let mut elf = Elf::default();
-    let programs = header.program_headers(endian, data).unwrap_or_default();
-    elf.segments = programs.iter().filter_map(|p| segment(p, endian)).collect();
-    let Ok(sections) = header.sections(endian, data) else { return Some(elf) };
-    let section = |name: &str| find(&sections, name, endian);
-    let loaded = |name: &str| {
-        let (addresses, header) = section(name)?;
-        let (offset, size) = header.file_range(endian)?;
-        let start = usize::try_from(offset).ok()?;
-        let end = start.checked_add(usize::try_from(size).ok()?)?;
-        if end > data.len() || header.sh_flags(endian) & u64::from(SHF_COMPRESSED) != 0 {
-            return None;
-        }
-        Some(Section { addresses, bytes: Bytes { map: Arc::clone(&bytes.map), range: start..end } })
+    let file = elf::Elf::parse(bytes).ok()?;
+    let addresses = |name: &str| {
+        let section = file.section(name)?;
+        Some(section.vaddr..section.vaddr.checked_add(section.size)?)
     };
-    elf.text = section(".text").map(|(range, _)| range);
-    elf.got = section(".got").map(|(range, _)| range);
-    elf.eh_frame_hdr = loaded(".eh_frame_hdr");
-    elf.eh_frame = loaded(".eh_frame")
-        .filter(|section| elf.eh_frame_hdr.is_some() || section.bytes.len() <= MAX_UNINDEXED_BYTES);
-    elf.has_debug_link = [".gnu_debuglink", ".gnu_debugaltlink", ".debug_sup"]
-        .iter()
-        .any(|name| section(name).is_some());
-    elf.is_go = [".gopclntab", ".data.rel.ro.gopclntab", ".go.buildinfo"]
-        .iter()
-        .any(|name| section(name).is_some());
-    Some(elf)
-}
-
-fn segment(header: &ProgramHeader64<Endianness>, endian: Endianness) -> Option<Segment> {
-    (header.p_type(endian) == PT_LOAD && header.p_flags(endian) & PF_X != 0).then(|| Segment {
-        offset: header.p_offset(endian),
-        len: header.p_filesz(endian),
-        address: header.p_vaddr(endian),
+    let section = |name: &str| {
+        let section = file.section(name)?;
+        let start = usize::try_from(section.offset).ok()?;
+        let end = start.checked_add(usize::try_from(section.size).ok()?)?;
+        let bytes = Bytes { map: Arc::clone(&bytes.map), range: start..end };
+        Some(Section { addresses: addresses(name)?, bytes })
+    };
+    let eh_frame_hdr = section(".eh_frame_hdr");
+    let eh_frame = section(".eh_frame")
+        .filter(|section| eh_frame_hdr.is_some() || section.bytes.len() <= MAX_UNINDEXED_BYTES);
+    Some(Elf {
+        segments: file.segments().iter().filter(|segment| segment.executable).copied().collect(),
+        text: addresses(".text"),
+        got: addresses(".got"),
+        eh_frame,
+        eh_frame_hdr,
+        has_debug_link: [".gnu_debuglink", ".gnu_debugaltlink", ".debug_sup"]
+            .iter()
+            .any(|name| file.section(name).is_some()),
     })
-}
-
-fn find<'data>(
-    sections: &SectionTable<'data, FileHeader64<Endianness>>,
-    name: &str,
-    endian: Endianness,
-) -> Option<(Range<u64>, &'data SectionHeader64<Endianness>)> {
-    let (_, header) = sections.section_by_name(endian, name.as_bytes())?;
-    let start = header.sh_addr(endian);
-    Some((start..start.checked_add(header.sh_size(endian))?, header))
 }

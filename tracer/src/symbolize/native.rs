@@ -38,10 +38,11 @@ impl NativeSymbols {
     }
 
     /// The functions at `address` of the file's own addresses, the innermost inlined one first.
-    /// Empty when the file has no symbol there.
-    pub fn at(&mut self, module: &Module, address: u64) -> Vec<Located> {
-        let debug = module.may_use_debug_information() && !self.broken.contains(&module.serial);
-        if debug {
+    /// Empty when the file has no symbol there. `with_lines` reads debug information too, which
+    /// takes memory (10 MiB for a C library's) and time.
+    pub fn at(&mut self, module: &Module, address: u64, with_lines: bool) -> Vec<Located> {
+        let is_broken = self.broken.contains(&module.serial);
+        if with_lines && module.may_use_debug_information() && !is_broken {
             if let Some(found) = self.look_up(module, address, true) {
                 return found;
             }

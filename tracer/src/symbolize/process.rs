@@ -161,6 +161,7 @@ impl Process {
             for (map, code) in self.maps.code.iter().zip(&self.code) {
                 if let Some(Code { module, bias: Some(bias), .. }) = code
                     && let Some(elf) = &module.elf
+                    && module.is_unwind_bounded()
                 {
                     unwinder.add(map.start..map.end, *bias, elf);
                 }

@@ -61,7 +61,7 @@ impl Report {
     pub fn lost(&self) -> u64 {
         let lost = self.0["capture"]["lost"].as_object();
         let lost = lost.unwrap_or_else(|| panic!("no capture.lost in {:#}", self.0));
-        lost.values().map(|count| count.as_u64().unwrap_or(0)).sum()
+        lost.values().map(|count| count.as_u64().expect("a count")).sum()
     }
 }
 

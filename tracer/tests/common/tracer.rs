@@ -45,7 +45,7 @@ pub struct Tracer {
 
 impl Tracer {
     /// Silence that counts, in these tests.
-    pub const THRESHOLD: Duration = Duration::from_secs(2);
+    pub const THRESHOLD: Duration = Duration::from_secs(1);
 
     /// Captures what talks to this server, until it is interrupted; watches when this returns.
     pub fn watch(server: &Server) -> Self {

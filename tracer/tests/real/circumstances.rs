@@ -75,8 +75,8 @@ fn a_chosen_process_is_watched_and_no_other() {
 #[test]
 fn two_processes_with_the_same_bug_are_two_findings() {
     let server = server();
-    let tracer = Tracer::watch(&server);
     let (mut one, mut two) = (Client::start(GO, &server), Client::start(GO, &server));
+    let tracer = Tracer::watch(&server);
     one.run("leak rows 3");
     two.run("leak rows 5");
     let output = tracer.finish_after_silence();
@@ -88,10 +88,27 @@ fn two_processes_with_the_same_bug_are_two_findings() {
 }
 
 #[test]
-fn a_process_that_exits_takes_its_connections_with_it() {
+fn a_process_that_starts_later_is_picked_up() {
     let server = server();
     let tracer = Tracer::watch(&server);
     let mut client = Client::start(GO, &server);
+    // Its program is probed while it works; what it took before that was not observed.
+    for _ in 0..20 {
+        client.run("burst 2");
+    }
+    client.run("leak rows 3");
+    let output = tracer.finish_after_silence();
+    let report = output.report();
+    let finding = report.only_accusation();
+    assert_eq!((finding.count(), finding.certainty()), (3, "proven"), "{:#}", report.0);
+    assert_eq!(finding.line(), Some(leak_line("rows")), "{:#}", report.0);
+}
+
+#[test]
+fn a_process_that_exits_takes_its_connections_with_it() {
+    let server = server();
+    let mut client = Client::start(GO, &server);
+    let tracer = Tracer::watch(&server);
     client.run("leak rows 3");
     client.quit();
     let output = tracer.finish_after_silence();
@@ -102,8 +119,8 @@ fn a_process_that_exits_takes_its_connections_with_it() {
 #[test]
 fn connections_over_a_unix_socket_are_watched_too() {
     let server = server();
-    let tracer = Tracer::watch(&server);
     let mut client = Client::spawn(GO.command().envs(server.unix_environment()));
+    let tracer = Tracer::watch(&server);
     client.run("leak rows 3");
     let output = tracer.finish_after_silence();
     let report = output.report();
@@ -114,8 +131,8 @@ fn connections_over_a_unix_socket_are_watched_too() {
 #[test]
 fn under_tls_the_checkouts_of_go_are_still_observed() {
     let server = server_with(&Config { tls: true, ..Config::default() });
-    let tracer = Tracer::watch(&server);
     let mut client = Client::start(GO, &server);
+    let tracer = Tracer::watch(&server);
     client.run("healthy rows 3");
     client.run("leak rows 5");
     let output = tracer.finish_after_silence();
@@ -132,8 +149,8 @@ fn under_tls_the_checkouts_of_go_are_still_observed() {
 #[test]
 fn under_tls_a_healthy_client_is_not_reported() {
     let server = server_with(&Config { tls: true, ..Config::default() });
-    let tracer = Tracer::watch(&server);
     let mut client = Client::start(GO, &server);
+    let tracer = Tracer::watch(&server);
     client.run("healthy rows 7");
     client.run("healthy tx 7");
     let output = tracer.finish_after_silence();
@@ -144,13 +161,13 @@ fn under_tls_a_healthy_client_is_not_reported() {
 #[test]
 fn a_process_in_its_own_namespaces_is_named_by_the_hosts_pid() {
     let server = server_with(&Config { own_network: true, ..Config::default() });
-    let tracer = Tracer::watch(&server);
     let network = format!("--net=/proc/{}/ns/net", server.pid());
     let contained =
         ["nsenter", &network, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     let mut command = through(&contained, &GO.command());
     let mut client = Client::spawn(command.envs(server.environment()));
     assert_eq!(client.pid(), 1, "it sees itself as the first of its namespace");
+    let tracer = Tracer::watch(&server);
     client.run("leak rows 3");
 
     let started = client.started_pid();
@@ -184,9 +201,9 @@ fn a_hostile_process_name_is_escaped_in_every_format() {
     // The kernel takes the first 15 bytes of the file's name.
     let path = directory.path().join("\u{1b}[31m<b>\n\"a\u{7}");
     symlink(GO.command().get_program(), &path).expect("ours");
+    let mut client = Client::spawn(Command::new(&path).envs(server.environment()));
     let text = Tracer::watch_with(&server, &["--format", "text"]);
     let json = Tracer::watch_with(&server, &["--format", "json"]);
-    let mut client = Client::spawn(Command::new(&path).envs(server.environment()));
     client.run("leak rows 3");
     let (json, text) = (json.finish_after_silence(), text.finish_after_silence());
     for output in [&text, &json] {
@@ -203,8 +220,8 @@ fn a_hostile_process_name_is_escaped_in_every_format() {
 #[test]
 fn the_text_names_function_and_line_on_its_first_screen() {
     let server = server();
-    let tracer = Tracer::watch_with(&server, &[]);
     let mut client = Client::start(GO, &server);
+    let tracer = Tracer::watch_with(&server, &[]);
     client.run("leak rows 7");
     let output = tracer.finish_after_silence();
     assert_eq!(output.exit, FOUND, "{output:#?}");
@@ -241,8 +258,8 @@ fn the_report_can_be_written_to_a_file() {
     let directory = TempDir::new().expect("a temporary directory");
     let path = directory.path().join("report.json");
     let file = path.to_str().expect("plain");
-    let tracer = Tracer::watch_with(&server, &["--format", "json", "-o", file]);
     let mut client = Client::start(GO, &server);
+    let tracer = Tracer::watch_with(&server, &["--format", "json", "-o", file]);
     client.run("leak rows 3");
     let mut output = tracer.finish_after_silence();
     assert_eq!((output.exit, output.stdout.as_str()), (FOUND, ""), "{output:#?}");
@@ -256,8 +273,8 @@ fn a_recording_gives_the_same_report() {
     let directory = TempDir::new().expect("a temporary directory");
     let path = directory.path().join("recording");
     let file = path.to_str().expect("plain");
-    let tracer = Tracer::watch_with(&server, &["--format", "json", "--record", file]);
     let mut client = Client::start(NODE, &server);
+    let tracer = Tracer::watch_with(&server, &["--format", "json", "--record", file]);
     client.run("leak forgotten 5");
     let live = tracer.finish_after_silence();
     let replayed = run(connleak().args(["report", "--format", "json", file]));
@@ -267,8 +284,8 @@ fn a_recording_gives_the_same_report() {
 #[test]
 fn a_killed_tracer_leaves_nothing_in_the_kernel() {
     let server = server();
-    let tracer = Tracer::watch(&server);
     let mut client = Client::start(GO, &server);
+    let tracer = Tracer::watch(&server);
     client.run("leak rows 3");
     let held = bpf_objects(tracer.pid());
     assert!(held.iter().any(|(kind, _)| *kind == "prog"), "{held:?}");
@@ -281,8 +298,8 @@ fn a_killed_tracer_leaves_nothing_in_the_kernel() {
 #[test]
 fn an_interrupted_tracer_leaves_nothing_in_the_kernel() {
     let server = server();
-    let tracer = Tracer::watch(&server);
     let mut client = Client::start(GO, &server);
+    let tracer = Tracer::watch(&server);
     client.run("leak rows 3");
     let held = bpf_objects(tracer.pid());
     tracer.interrupt();

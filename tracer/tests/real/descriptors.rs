@@ -12,8 +12,9 @@ use crate::common::{server, until_sessions};
 /// Carries out the commands; so many sessions must then be open, to the server and to the tracer.
 fn open_after(commands: &[&str], sessions: u64) {
     let server = server();
-    let tracer = Tracer::watch(&server);
     let mut client = Client::start(Kind::Descriptors, &server);
+    let pid = client.pid().to_string();
+    let tracer = Tracer::watch_with(&server, &["--format", "json", "--pid", &pid]);
     for command in commands {
         client.run(command);
     }

@@ -34,8 +34,11 @@ struct Seen {
 
 fn watch(kind: Kind, commands: &[&str]) -> Seen {
     let server = server();
-    let tracer = Tracer::watch(&server);
+    // Before the tracer, which has probed what runs when it says that it watches. Other tests run
+    // the same programs at the same time, and it is not asked about those.
     let mut client = Client::start(kind, &server);
+    let pid = client.pid().to_string();
+    let tracer = Tracer::watch_with(&server, &["--format", "json", "--pid", &pid]);
     for command in commands {
         client.run(command);
     }

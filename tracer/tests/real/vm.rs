@@ -9,8 +9,8 @@ use crate::common::tracer::Tracer;
 #[test]
 fn vm_smoke_a_leak_is_found_by_line_and_the_healthy_twin_is_not_reported() {
     let server = server();
-    let tracer = Tracer::watch(&server);
     let (mut leaky, mut healthy) = (Client::start(GO, &server), Client::start(GO, &server));
+    let tracer = Tracer::watch(&server);
     leaky.run("leak rows 3");
     healthy.run("healthy rows 5");
     let output = tracer.finish_after_silence();

@@ -20,6 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("leak_observed_lost", leak_observed_lost),
     ("leak_observed_exit", leak_observed_exit),
     ("leak_inferred", leak_inferred),
+    ("leak_inferred_burst", leak_inferred_burst),
     ("leak_inferred_once", leak_inferred_once),
     ("leak_inferred_tls", leak_inferred_tls),
     ("leak_before_the_watch", leak_before_the_watch),
@@ -32,6 +33,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("nothing", nothing),
     ("healthy_observed", healthy_observed),
     ("healthy_lifo_after_burst", healthy_lifo_after_burst),
+    ("healthy_pause", healthy_pause),
     ("healthy_prefill", healthy_prefill),
     ("healthy_prefill_slow", healthy_prefill_slow),
     ("healthy_thread_local", healthy_thread_local),
@@ -42,6 +44,8 @@ pub const SCENARIOS: &[Scenario] = &[
     ("healthy_on_purpose", healthy_on_purpose),
     ("healthy_pooler", healthy_pooler),
     ("healthy_existing", healthy_existing),
+    ("healthy_existing_unix", healthy_existing_unix),
+    ("healthy_refill", healthy_refill),
     ("healthy_short_lived", healthy_short_lived),
     ("healthy_cancel_request", healthy_cancel_request),
 ];
@@ -62,9 +66,9 @@ fn list_orders() -> Stack {
     stack("listOrders", "/srv/shop/handlers.js", 21)
 }
 
-/// A connection in steady use every 100 ms until `end`, by one path.
+/// A connection in steady use until `end`.
 fn busy(scene: &mut Scene, conn: &mut Conn, from: u64, end: u64) {
-    for at in (from..end).step_by(100) {
+    for at in (from..end).step_by(800) {
         scene.query(at, conn, "SELECT id, total FROM orders WHERE user_id = $1");
     }
 }
@@ -156,6 +160,20 @@ fn leak_inferred() -> Vec<Event> {
     scene.sorted()
 }
 
+/// Seven in less than half a second, then calm: nothing opens a connection after the last.
+fn leak_inferred_burst() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    for n in 0..7 {
+        let at = 1_000 + n * 60;
+        let mut conn = scene.open(at, NODE);
+        scene.query(at + 12, &mut conn, "SELECT id, name FROM users WHERE id = $1");
+        scene.used_by(2_600, &conn, get_user());
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
 /// One connection, passed over by two opens of other code: a suspect.
 fn leak_inferred_once() -> Vec<Event> {
     let mut scene = Scene::default();
@@ -196,11 +214,11 @@ fn leak_before_the_watch() -> Vec<Event> {
     scene.sorted()
 }
 
-/// As `leak_inferred`, on a runtime whose frames have no names here.
+/// Each connection is taken because the one before is out; frames have no names here.
 fn leak_without_names() -> Vec<Event> {
     let mut scene = Scene::default();
     node(&mut scene);
-    for n in 0..3 {
+    for n in 0..5 {
         let at = 1_000 + n * 8_000;
         let mut conn = scene.open(at, NODE);
         scene.query(at + 20, &mut conn, "SELECT 1");
@@ -330,6 +348,21 @@ fn healthy_lifo_after_burst() -> Vec<Event> {
     scene.sorted()
 }
 
+/// Three requests at once pause after their query, give the connection back without a byte, and
+/// then it is calm.
+fn healthy_pause() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    for n in 0..3 {
+        let at = 1_000 + n * 60;
+        let mut conn = scene.open(at, NODE);
+        scene.query(at + 12, &mut conn, "SELECT 1");
+        scene.used_by(2_600, &conn, list_orders());
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
 /// Ten opened at the start by a worker thread; the last is used, later one more is opened.
 fn healthy_prefill() -> Vec<Event> {
     let mut scene = Scene::default();
@@ -356,9 +389,9 @@ fn healthy_prefill_slow() -> Vec<Event> {
 fn healthy_thread_local() -> Vec<Event> {
     let mut scene = Scene::default();
     python(&mut scene);
-    for n in 0..5 {
-        let at = 1_000 + 4_000 * n;
-        let tid = PYTHON + 1 + u32::try_from(n).unwrap();
+    for n in 0..5u32 {
+        let at = 1_000 + 4_000 * u64::from(n);
+        let tid = PYTHON + 1 + n;
         let mut conn = scene.open_by(at, PYTHON, Some(tid));
         scene.query(at + 20, &mut conn, "SELECT 1");
         scene.used_by(at + 1_200, &conn, stack("view", "/srv/app/views.py", 40));
@@ -499,6 +532,36 @@ fn healthy_existing() -> Vec<Event> {
     // A Unix socket: nothing is known, not even which side spoke last.
     scene.bare(0, NODE, None, Some(Existing { last_send_ago: None, last_recv_ago: None }));
     scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Over a Unix socket the kernel keeps no times: it may run a statement since before the start.
+fn healthy_existing_unix() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    scene.bare(0, NODE, None, Some(Existing { last_send_ago: None, last_recv_ago: None }));
+    let mut conn = scene.open(10_000, NODE);
+    busy(&mut scene, &mut conn, 10_020, 60_000);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// A housekeeper fills the pool up while others idle; what it opened is used much later.
+fn healthy_refill() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, PYTHON, seen("java", Runtime::Java, &[]));
+    let list = || stack("Orders.list", "Orders.java", 40);
+    for n in 0..2 {
+        let mut conn = scene.open(1_000 + n * 20, PYTHON);
+        scene.query(1_500, &mut conn, "SELECT 1");
+        scene.used_by(2_600, &conn, list());
+    }
+    for n in 0..2 {
+        let mut conn = scene.open(20_000 + n * 20, PYTHON);
+        scene.query(30_000, &mut conn, "SELECT 1");
+        scene.used_by(31_200, &conn, list());
+    }
+    scene.tick(59_000);
     scene.sorted()
 }
 

@@ -33,7 +33,7 @@ pub fn header() -> CaptureHeader {
 /// A connection while a stream is written.
 #[derive(Clone)]
 pub struct Conn {
-    pub id: u64,
+    pub id: u16,
     pub pid: u32,
     pub fd: i32,
     pub state: WireState,
@@ -43,7 +43,7 @@ pub struct Conn {
 #[derive(Default)]
 pub struct Scene {
     pub events: Vec<Event>,
-    next: u64,
+    next: u16,
 }
 
 pub fn seen(comm: &str, runtime: Runtime, pools: &[(&str, bool)]) -> ProcessSeen {
@@ -148,11 +148,11 @@ impl Scene {
         existing: Option<Existing>,
     ) -> Conn {
         self.next += 1;
-        let fd = 20 + i32::try_from(self.next).unwrap();
+        let fd = 20 + i32::from(self.next);
         let conn = Conn { id: self.next, pid, fd, state: fresh(at) };
         self.events.push(Event::Open {
             at: ms(at),
-            conn: ConnId(conn.id),
+            conn: ConnId(u64::from(conn.id)),
             pid: Pid(pid),
             fd: Fd(fd),
             tid,
@@ -167,8 +167,8 @@ impl Scene {
         change(&mut conn.state);
         self.events.push(Event::Wire {
             at: ms(at),
-            conn: ConnId(conn.id),
-            local_port: Some(40_000 + u16::try_from(conn.id).unwrap()),
+            conn: ConnId(u64::from(conn.id)),
+            local_port: Some(40_000 + conn.id),
             state: conn.state.clone(),
         });
     }
@@ -204,7 +204,13 @@ impl Scene {
     }
 
     pub fn stack(&mut self, at: u64, conn: &Conn, of: StackEvent, uses: u64, stack: Stack) {
-        self.events.push(Event::Stack { at: ms(at), conn: ConnId(conn.id), of, uses, stack });
+        self.events.push(Event::Stack {
+            at: ms(at),
+            conn: ConnId(u64::from(conn.id)),
+            of,
+            uses,
+            stack,
+        });
     }
 
     /// An observed pool gives the connection out.
@@ -234,7 +240,7 @@ impl Scene {
     pub fn close(&mut self, at: u64, conn: &Conn) {
         self.events.push(Event::Close {
             at: ms(at),
-            conn: ConnId(conn.id),
+            conn: ConnId(u64::from(conn.id)),
             pid: Pid(conn.pid),
             fd: Fd(conn.fd),
         });

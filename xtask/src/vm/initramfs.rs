@@ -12,8 +12,9 @@ use xtask::sh;
 
 use super::kernel::{Kernel, filter};
 
-/// In the order they are wanted; what they depend on is loaded before.
-const MODULES: &[&str] = &["virtio_pci", "virtiofs", "overlay"];
+/// In the order they are wanted; what they depend on is loaded before. The last two list sockets:
+/// a running system loads them when asked, which this one cannot.
+const MODULES: &[&str] = &["virtio_pci", "virtiofs", "overlay", "tcp_diag", "unix_diag"];
 
 /// The archive that boots `kernel` into running the shell script `run`.
 pub fn build(kernel: &Kernel, run: &str) -> Result<Vec<u8>> {

@@ -27,9 +27,12 @@ use crate::model::{
 const SECOND: u64 = 1_000_000_000;
 
 /// Idle before the open, where a pool takes a connection back synchronously (Node's pools).
-const MARGIN_SYNCHRONOUS: u64 = SECOND / 20;
+const MARGIN_SYNCHRONOUS: u64 = SECOND / 50;
 /// Idle before the open, elsewhere.
 const MARGIN: u64 = SECOND;
+/// Connections that a path left are judged only when one of them was out and silent for so long:
+/// code that pauses between two queries and then gives the connection back takes less.
+const SHOWN_AT_LEAST: u64 = SECOND / 4;
 /// A connection opened for somebody who waits is used this soon, handshake and tick included.
 const USED_WITHIN: u64 = 2 * SECOND;
 /// A connection closed sooner than this was never pooled.
@@ -46,7 +49,8 @@ const BURST_GAP: u64 = SECOND;
 pub(in crate::model) struct Bypass {
     /// New connections opened since.
     pub(super) opens: usize,
-    /// Of these, connections known to share its pool: a path that used it used them too.
+    /// Of these, connections known to share its pool: a path that used it used them too; or, where
+    /// no stack names a path, those that were passed over in their turn.
     pub(super) kin: usize,
     /// From its last byte to the last of those opens, in nanoseconds.
     pub(super) shown_held: u64,
@@ -78,6 +82,8 @@ struct Member<'a> {
     paths: &'a [PathKey],
     /// Its open can be evidence.
     counts: bool,
+    /// `None` when it is closed.
+    id: Option<ConnId>,
 }
 
 /// What holds for all connections of a process.
@@ -116,6 +122,7 @@ impl<'a> Pools<'a> {
                 closed_at: Some(past.closed_at),
                 tid: past.tid,
                 paths: &past.paths,
+                id: None,
                 counts: lived >= KEPT_FOR
                     && past.used_at.is_some()
                     && (on_demand || used_soon(past.opened_at, past.used_at)),
@@ -130,9 +137,11 @@ impl<'a> Pools<'a> {
                 closed_at: None,
                 tid: conn.opened.tid,
                 paths: &conn.paths,
+                id: Some(conn.id),
                 counts: match conn.used() {
                     Some(true) => on_demand || used_soon(opened_at, conn.used_at),
-                    Some(false) => false,
+                    // Somebody asked for it all the same, where pools open on demand.
+                    Some(false) => on_demand,
                     // Encrypted: only that it is a session is known.
                     None => opened_at.is_some(),
                 },
@@ -311,8 +320,57 @@ pub(super) fn survey(
     let pools = Pools::new(process, alive);
     let mut bypassed: BTreeMap<ConnId, Bypass> =
         candidates.iter().filter_map(|conn| Some((conn.id, pools.about(process, conn)?))).collect();
+    forgive_pauses(&candidates, &mut bypassed);
+    relate_nameless(&pools, &candidates, &mut bypassed);
     extend(process, &candidates, &mut bypassed);
     bypassed
+}
+
+/// Drops what was only shown to be silent for a short while, a path at a time.
+fn forgive_pauses(candidates: &[&Connection], bypassed: &mut BTreeMap<ConnId, Bypass>) {
+    let path = |conn: &Connection| {
+        (conn.use_path(), conn.opened.peer.clone(), conn.identity(), conn.used() == Some(false))
+    };
+    let mut shown = BTreeMap::new();
+    for conn in candidates {
+        if let Some(bypass) = bypassed.get(&conn.id) {
+            let longest = shown.entry(path(conn)).or_insert(0);
+            *longest = bypass.shown_held.max(*longest);
+        }
+    }
+    for conn in candidates {
+        if shown.get(&path(conn)).is_some_and(|longest| *longest < SHOWN_AT_LEAST) {
+            bypassed.remove(&conn.id);
+        }
+    }
+}
+
+/// Where no stack names a path: a connection that was opened because another was out, and that
+/// went the same way itself, is of the same pool. An unrelated pool beside this one grows without
+/// passing its own over.
+fn relate_nameless(
+    pools: &Pools,
+    candidates: &[&Connection],
+    bypassed: &mut BTreeMap<ConnId, Bypass>,
+) {
+    let lost: BTreeSet<ConnId> = bypassed.keys().copied().collect();
+    for conn in candidates.iter().filter(|conn| conn.use_path().is_none()) {
+        let (Some(bypass), Some(identity)) = (bypassed.get_mut(&conn.id), conn.identity()) else {
+            continue;
+        };
+        let since = conn.last_byte();
+        bypass.kin = pools
+            .members
+            .iter()
+            .filter(|member| {
+                member.counts
+                    && *member.peer == conn.opened.peer
+                    && member.identity.as_ref() == Some(&identity)
+                    && member.opened_at.is_some_and(|opened_at| opened_at > since)
+                    && member.id.is_some_and(|id| lost.contains(&id))
+            })
+            .count();
+    }
 }
 
 /// The path of the present use and the pool it belongs to.

@@ -5,13 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Case, RULES, lowers_certainty};
+use super::{Case, RULES, Rule, lowers_certainty};
 use crate::model::{
     event::{MonoNanos, StackEvent},
     finding::{Certainty, Finding, Span},
     process::{PathKey, ProcId, Process},
     tracker::Settings,
-    words::duration,
 };
 
 /// Fewer than this are no growth.
@@ -43,10 +42,12 @@ pub(in crate::model) fn findings(
         .fold(0, |sum, (_, total)| sum.saturating_add(*total));
     let mut findings: Vec<_> = groups
         .into_iter()
-        .map(|((process, rule, pool, _), group)| {
-            finding(settings, now, process, rule, pool, group, lost)
+        .map(|((process, rule, pool, _), group)| Finding {
+            pool,
+            ..finding(settings, now, process, RULES[rule], group, lost)
         })
         .collect();
+    // Stable: equal ones stay in order of process, rule, pool and frame.
     findings.sort_by_key(|finding| {
         let fault = finding.verdict.is_fault();
         std::cmp::Reverse((fault, finding.certainty, finding.connections.len()))
@@ -69,12 +70,10 @@ fn finding(
     settings: Settings,
     now: MonoNanos,
     process: ProcId,
-    rule: usize,
-    pool: Option<String>,
+    rule: &dyn Rule,
     mut group: Vec<Case>,
     lost: u64,
 ) -> Finding {
-    let rule = RULES[rule];
     group.sort_by_key(|case| (case.conn.last_byte(), case.conn.id));
     let mut certainty = rule.certainty(settings, &group);
     let mut evidence = rule.evidence(settings, &group);
@@ -111,7 +110,7 @@ fn finding(
                 .to_owned(),
         ),
         None => evidence.push("No stack was taken for it, so no line can be blamed.".to_owned()),
-        Some((StackEvent::Open, _)) if settings.threshold > 0 => evidence.push(
+        Some((StackEvent::Open, _)) => evidence.push(
             "The line is where the connection was opened; who used it last is not on a stack."
                 .to_owned(),
         ),
@@ -128,29 +127,22 @@ fn finding(
         Span::of(group.iter().filter_map(|case| Some(case.at.since(rule.held_since(&case.conn)?))));
     let silent = Span::of(group.iter().map(|case| case.conn.silence(case.at)))
         .unwrap_or(Span { min: 0, max: 0 });
-    let taken: Vec<_> = group
+    let lost_since: Vec<_> = group
         .iter()
         .filter(|case| case.conn.opened.existing.is_none())
-        .filter_map(|case| rule.held_since(&case.conn))
+        .map(|case| rule.lost_since(&case.conn))
         .collect();
-    let growth_per_minute = growth(&taken, now);
-    if let Some(growth) = growth_per_minute {
-        evidence.push(format!(
-            "{growth:.1} a minute on average over the last {}.",
-            duration(now.since(taken.iter().copied().min().unwrap_or(now)))
-        ));
-    }
     Finding {
         verdict: rule.verdict(),
         certainty,
         process,
-        pool,
+        pool: None,
         blame,
         stacks,
         connections: group.iter().map(|case| case.conn.id).collect(),
         held,
         silent,
-        growth_per_minute,
+        growth_per_minute: growth(&lost_since, now),
         ended_by_exit,
         evidence,
         hint: rule.hint().to_owned(),
@@ -158,11 +150,11 @@ fn finding(
 }
 
 /// New ones per minute since the first, to one decimal.
-fn growth(taken: &[MonoNanos], now: MonoNanos) -> Option<f64> {
-    let over = now.since(taken.iter().copied().min()?);
-    if taken.len() < GROWTH_FROM || over < GROWTH_OVER {
+fn growth(lost_since: &[MonoNanos], now: MonoNanos) -> Option<f64> {
+    let over = now.since(lost_since.iter().copied().min()?);
+    if lost_since.len() < GROWTH_FROM || over < GROWTH_OVER {
         return None;
     }
-    let per_minute = taken.len() as f64 * 60e9 / over as f64;
+    let per_minute = lost_since.len() as f64 * 60e9 / over as f64;
     Some((per_minute * 10.0).round() / 10.0)
 }

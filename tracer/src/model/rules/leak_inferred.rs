@@ -13,7 +13,9 @@ use crate::model::{
 };
 
 /// An outside call that keeps a connection silent and then gives it back takes less than this: a
-/// connection shown to be out for longer did not go back unnoticed.
+/// connection shown to be out for longer did not go back unnoticed. Not asked of Node's pools,
+/// which close by themselves what stays idle in them (pg-pool and sequelize-pool after 10 s, tarn
+/// after 30 s).
 const LONG_CALL: u64 = 5_000_000_000;
 
 /// The rule.
@@ -31,6 +33,7 @@ struct Weight {
     refuted: bool,
     left_out: usize,
     named: bool,
+    on_demand: bool,
 }
 
 impl Weight {
@@ -58,6 +61,7 @@ impl Weight {
             grew,
             refuted: direct().any(|bypass| bypass.refuted),
             left_out: direct().map(|bypass| bypass.left_out).max().unwrap_or(0),
+            on_demand: bypasses.iter().any(|bypass| bypass.on_demand),
             named: group.iter().any(|case| case.conn.use_path().is_some()),
         }
     }
@@ -76,7 +80,7 @@ impl Weight {
              the new connections may belong to another pool, or this one may listen.",
         );
         doubt(
-            self.identified && !self.named,
+            self.identified && !self.named && self.kin < 2,
             "No stack shows which code used them last, so they may belong to another pool of the \
              same process.",
         );
@@ -98,13 +102,11 @@ impl Weight {
             self.refuted,
             "Others that looked the same were used again later, so this code may only be slow.",
         );
-        if self.shown_held < settings.threshold.min(LONG_CALL) {
-            doubts.push(format!(
-                "The last new connection came {} after the last byte: held until then is shown, \
-                 still held is not.",
-                duration(self.shown_held)
-            ));
-        }
+        doubt(
+            !self.on_demand && self.shown_held < settings.threshold.min(LONG_CALL),
+            "That it was out until then is shown, that it still is, is not: it may have been given \
+             back without a byte.",
+        );
         doubts
     }
 }
@@ -122,9 +124,8 @@ impl Rule for LeakInferred {
         (conn.used() != Some(false) && !rare_speaker).then(|| Grounds::Bypass(bypass.clone()))
     }
 
-    fn held_since(&self, conn: &Connection) -> Option<MonoNanos> {
-        // When it was taken is not known; that it spoke last then is.
-        Some(conn.last_byte())
+    fn held_since(&self, _conn: &Connection) -> Option<MonoNanos> {
+        None
     }
 
     fn certainty(&self, settings: Settings, group: &[Case]) -> Certainty {
@@ -145,6 +146,10 @@ impl Rule for LeakInferred {
             if weight.identified { ", user and database" } else { "" },
             if weight.bypassed == 1 { "it was" } else { "they were" },
         )];
+        evidence.push(format!(
+            "The last of them came {} after the last byte.",
+            duration(weight.shown_held)
+        ));
         if weight.joined > 0 {
             evidence.push(format!(
                 "{} more last used by the same line {} counted too: no connection was ever used \

@@ -86,8 +86,13 @@ pub(super) trait Rule: Sync {
     /// Whether the verdict applies.
     fn check(&self, scene: &Scene, conn: &Connection) -> Option<Grounds>;
 
-    /// Since when the connection is held, for growth and for the report.
+    /// Since when the connection is held; `None` when that is not known.
     fn held_since(&self, conn: &Connection) -> Option<MonoNanos>;
+
+    /// Since when it is lost, for growth.
+    fn lost_since(&self, conn: &Connection) -> MonoNanos {
+        self.held_since(conn).unwrap_or_else(|| conn.last_byte())
+    }
 
     /// How certain it is for all of a group, before losses.
     fn certainty(&self, settings: Settings, group: &[Case]) -> Certainty;

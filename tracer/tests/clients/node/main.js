@@ -15,7 +15,7 @@ for (const each of [pool, second]) {
 }
 
 // Requests of one user come at a pace; without it no connection would ever sit.
-const PACE_MS = 50;
+const PACE_MS = 100;
 const pace = () => new Promise((resolve) => setTimeout(resolve, PACE_MS));
 
 const shapes = {

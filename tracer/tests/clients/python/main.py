@@ -11,7 +11,9 @@ import healthy
 import leaks
 
 # Requests of one user come at a pace; without it no connection would ever sit.
-PACE_SECONDS = 0.05
+PACE_SECONDS = 0.1
+# ... and come back after a while.
+LATER_SECONDS = 1.2
 
 
 class Worker(threading.Thread):
@@ -81,6 +83,18 @@ class Client:
         for _ in range(int(count)):
             healthy.getconn_putconn(self.pool())
             time.sleep(PACE_SECONDS)
+
+    def overlap(self, count):
+        """After a while, `count` requests that hold their connections at the same time: the pool
+        opens what it does not have, and keeps as many as `prefill` said."""
+        time.sleep(LATER_SECONDS)
+        connections = [self.pool().getconn() for _ in range(int(count))]
+        for connection in connections:
+            with connection.cursor() as cursor:
+                cursor.execute("select 1")
+            connection.commit()
+        for connection in connections:
+            self.pool().putconn(connection)
 
     def connect_close(self, count):
         for _ in range(int(count)):

@@ -1,0 +1,413 @@
+//! Pools as data: one TOML file each.
+//!
+//! May import the contract's probe layout only. Invariant: what [`Catalogue`] holds is checked:
+//! every register, offset and chain fits the kernel side's layout.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+use tracer_ebpf::probe::{
+    ACTION_ACQUIRE, ACTION_CONNECT, ACTION_FORGET, ACTION_RELEASE, Chain, MAX_CHAIN_STEPS,
+    MAX_CHAINS, ProbeSpec, REG_RAX, REG_RBX, REG_RCX, REG_RDI, REG_RDX, REG_RSI,
+};
+
+use crate::model::Runtime;
+
+/// The files that come with connleak.
+const EMBEDDED: [(&str, &str); 8] = [
+    ("database-sql.toml", include_str!("../../pools/database-sql.toml")),
+    ("pgxpool-v4.toml", include_str!("../../pools/pgxpool-v4.toml")),
+    ("pgxpool-v5.toml", include_str!("../../pools/pgxpool-v5.toml")),
+    ("libpq.toml", include_str!("../../pools/libpq.toml")),
+    ("sqlx.toml", include_str!("../../pools/sqlx.toml")),
+    ("deadpool.toml", include_str!("../../pools/deadpool.toml")),
+    ("bb8.toml", include_str!("../../pools/bb8.toml")),
+    ("r2d2.toml", include_str!("../../pools/r2d2.toml")),
+];
+
+/// What is wrong with a file of the catalogue.
+#[derive(Debug, Error)]
+pub enum CatalogueError {
+    #[error("{path}: {error}")]
+    Read { path: PathBuf, error: std::io::Error },
+    /// The text names the line.
+    #[error("{file}: {error}")]
+    Syntax { file: String, error: toml::de::Error },
+    #[error("{file}: {problem}")]
+    Content { file: String, problem: String },
+}
+
+/// What a probe's point means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    Acquire,
+    Release,
+    Forget,
+    Connect,
+}
+
+/// Where in its function a probe sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum At {
+    Entry,
+    /// At every RET.
+    Returns,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Register {
+    Rax,
+    Rbx,
+    Rcx,
+    Rdx,
+    Rdi,
+    Rsi,
+}
+
+/// Which idle connection a pool hands out next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdleOrder {
+    Lifo,
+    Fifo,
+}
+
+/// What inference from the wire needs to know of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Behaviour {
+    pub idle_order: IdleOrder,
+    /// With its defaults it may open a connection while another one idles (pre-fill, refill).
+    pub opens_while_idle: bool,
+    /// How long a connection must have been silent, when another is opened, to have been in use.
+    pub bypass_margin_ms: u64,
+}
+
+/// A pool's defaults; `None` is unlimited or off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Defaults {
+    pub max_open: Option<u32>,
+    pub max_idle: Option<u32>,
+    pub idle_timeout_ms: Option<u64>,
+    pub max_lifetime_ms: Option<u64>,
+}
+
+/// How a pool is recognised in a file: all that is given must hold.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Recognise {
+    pub runtime: Option<Runtime>,
+    pub any_function: Vec<String>,
+    pub all_functions: Vec<String>,
+    /// In the read-only data; for what has no symbols.
+    pub text: Option<String>,
+}
+
+/// A probe of a pool.
+#[derive(Clone, Debug)]
+pub(super) struct Probe {
+    pub function: String,
+    pub action: Action,
+    pub at: At,
+    /// Its absence does not limit what is observed.
+    pub optional: bool,
+    /// Of a probe whose chains an accessor tells, without chains.
+    pub spec: ProbeSpec,
+    /// Function of the same file whose loads from its first argument are the chains.
+    pub accessor: Option<String>,
+}
+
+/// A pool or driver of the catalogue.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    pub name: String,
+    /// False for a driver without a pool.
+    pub is_pool: bool,
+    /// `None` for a driver without a pool.
+    pub behaviour: Option<Behaviour>,
+    pub defaults: Defaults,
+    pub(super) recognise: Recognise,
+    pub(super) probes: Vec<Probe>,
+}
+
+/// All pools that are looked for.
+#[derive(Clone, Debug)]
+pub struct Catalogue {
+    pools: Vec<Pool>,
+}
+
+impl Catalogue {
+    /// The catalogue that comes with connleak.
+    ///
+    /// # Errors
+    /// Never for a released build: the tests parse every file.
+    pub fn embedded() -> Result<Self, CatalogueError> {
+        Self::with_files(&[])
+    }
+
+    /// The embedded catalogue and `paths`. A file whose pool has the name of an embedded one
+    /// replaces it.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is not a pool of the catalogue's form.
+    pub fn with_files(paths: &[PathBuf]) -> Result<Self, CatalogueError> {
+        let mut catalogue = Self { pools: Vec::new() };
+        for (file, text) in EMBEDDED {
+            catalogue.add(file, text)?;
+        }
+        for path in paths {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| CatalogueError::Read { path: path.clone(), error })?;
+            catalogue.add(&path.display().to_string(), &text)?;
+        }
+        Ok(catalogue)
+    }
+
+    /// Pools by [`ProbeSpec::pool`].
+    #[must_use]
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
+    }
+
+    /// The pool with this name.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+
+    fn add(&mut self, file: &str, text: &str) -> Result<(), CatalogueError> {
+        let raw: File = toml::from_str(text)
+            .map_err(|error| CatalogueError::Syntax { file: file.to_owned(), error })?;
+        let index = self.pools.iter().position(|pool| pool.name == raw.name);
+        let at = index.unwrap_or(self.pools.len());
+        let pool = check(raw, at as u32)
+            .map_err(|problem| CatalogueError::Content { file: file.to_owned(), problem })?;
+        match index {
+            Some(index) => self.pools[index] = pool,
+            None => self.pools.push(pool),
+        }
+        Ok(())
+    }
+}
+
+/// A file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    is_pool: bool,
+    recognise: Recognise,
+    #[serde(default, rename = "probe")]
+    probes: Vec<RawProbe>,
+    #[serde(default)]
+    chains: BTreeMap<String, Chains>,
+    behaviour: Option<Behaviour>,
+    #[serde(default)]
+    defaults: Defaults,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawProbe {
+    function: String,
+    action: Action,
+    at: At,
+    register: Register,
+    deref: Option<i32>,
+    chains: Option<String>,
+    #[serde(default)]
+    optional: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "chains are lists of offsets, or { accessor = \"FUNCTION\" }")]
+enum Chains {
+    Offsets(Vec<Vec<i32>>),
+    Accessor { accessor: String },
+}
+
+fn check(raw: File, index: u32) -> Result<Pool, String> {
+    if raw.name.is_empty() {
+        return Err("name is empty".to_owned());
+    }
+    let recognise = &raw.recognise;
+    if recognise.any_function.is_empty()
+        && recognise.all_functions.is_empty()
+        && recognise.text.as_ref().is_none_or(String::is_empty)
+    {
+        return Err("[recognise] names no function and no text".to_owned());
+    }
+    if raw.is_pool != raw.behaviour.is_some() {
+        return Err("a pool needs [behaviour], and a driver without a pool has none".to_owned());
+    }
+    let mut probes = Vec::new();
+    for probe in raw.probes {
+        let mut spec = ProbeSpec {
+            action: match probe.action {
+                Action::Acquire => ACTION_ACQUIRE,
+                Action::Release => ACTION_RELEASE,
+                Action::Forget => ACTION_FORGET,
+                Action::Connect => ACTION_CONNECT,
+            },
+            register: match probe.register {
+                Register::Rax => REG_RAX,
+                Register::Rbx => REG_RBX,
+                Register::Rcx => REG_RCX,
+                Register::Rdx => REG_RDX,
+                Register::Rdi => REG_RDI,
+                Register::Rsi => REG_RSI,
+            },
+            derefs: u8::from(probe.deref.is_some()),
+            deref_offset: probe.deref.unwrap_or(0),
+            pool: index,
+            ..ProbeSpec::default()
+        };
+        // Entry probes fire before anything is returned, so an acquire there has no handle; and a
+        // release at the return may come after the next acquire of the same connection.
+        let at = match probe.action {
+            Action::Acquire | Action::Connect => At::Returns,
+            Action::Release | Action::Forget => At::Entry,
+        };
+        if probe.at != at {
+            let (action, at) = match at {
+                At::Returns => ("acquire or connect", "returns"),
+                At::Entry => ("release or forget", "entry"),
+            };
+            return Err(format!("{}: {action} is probed at = \"{at}\"", probe.function));
+        }
+        let mut accessor = None;
+        match (&probe.chains, at) {
+            (Some(name), At::Returns) => match raw.chains.get(name) {
+                Some(Chains::Offsets(chains)) => set_chains(&mut spec, chains)
+                    .map_err(|problem| format!("chains {name}: {problem}"))?,
+                Some(Chains::Accessor { accessor: function }) => accessor = Some(function.clone()),
+                None => return Err(format!("{}: no chains {name}", probe.function)),
+            },
+            (None, At::Entry) => {}
+            _ => {
+                return Err(format!(
+                    "{}: acquire and connect need chains, release and forget have none",
+                    probe.function
+                ));
+            }
+        }
+        probes.push(Probe {
+            function: probe.function,
+            action: probe.action,
+            at: probe.at,
+            optional: probe.optional,
+            spec,
+            accessor,
+        });
+    }
+    Ok(Pool {
+        name: raw.name,
+        is_pool: raw.is_pool,
+        behaviour: raw.behaviour,
+        defaults: raw.defaults,
+        recognise: raw.recognise,
+        probes,
+    })
+}
+
+/// Writes `chains` into `spec`.
+pub(super) fn set_chains(spec: &mut ProbeSpec, chains: &[Vec<i32>]) -> Result<(), String> {
+    if chains.is_empty() || chains.len() > MAX_CHAINS {
+        return Err(format!("{} chains; 1 to {MAX_CHAINS} are possible", chains.len()));
+    }
+    spec.chain_count = chains.len() as u8;
+    for (to, from) in spec.chains.iter_mut().zip(chains) {
+        let mut chain = Chain { len: from.len() as u32, ..Chain::default() };
+        match chain.offsets.get_mut(..from.len()) {
+            Some(offsets) if !from.is_empty() => offsets.copy_from_slice(from),
+            _ => {
+                return Err(format!("{} offsets; 1 to {MAX_CHAIN_STEPS} are possible", from.len()));
+            }
+        }
+        *to = chain;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::{Catalogue, IdleOrder};
+    use crate::pools::ProbeTable;
+
+    /// What is wrong with `text`, as the user reads it.
+    fn problem(text: &str) -> String {
+        let mut catalogue = Catalogue::embedded().expect("catalogue");
+        catalogue.add("mine.toml", text).expect_err("refused").to_string()
+    }
+
+    fn mine() -> String {
+        include_str!("../../pools/pgxpool-v5.toml").replace("pgxpool v5", "mine")
+    }
+
+    #[test]
+    fn the_embedded_files_are_a_catalogue_that_fits_the_probe_programs() {
+        let catalogue = Catalogue::embedded().expect("catalogue");
+        let table = ProbeTable::new(&catalogue).expect("fits");
+        assert_eq!(table.specs().len(), 11);
+        for spec in table.specs() {
+            assert!(catalogue.pools().get(spec.pool as usize).is_some());
+        }
+        let pool = catalogue.pool("database/sql").expect("database/sql");
+        assert_eq!(pool.behaviour.as_ref().map(|b| b.idle_order), Some(IdleOrder::Lifo));
+        assert_eq!(pool.defaults.max_idle, Some(2));
+    }
+
+    #[test]
+    fn a_users_file_adds_a_pool_or_replaces_the_one_of_its_name() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let paths = [PathBuf::from(file.path())];
+        let count = Catalogue::embedded().expect("catalogue").pools().len();
+        std::fs::write(file.path(), mine()).expect("write");
+        let catalogue = Catalogue::with_files(&paths).expect("catalogue");
+        assert_eq!(catalogue.pools().len(), count + 1);
+        assert!(catalogue.pool("mine").is_some());
+
+        std::fs::write(file.path(), mine().replace("name = \"mine\"", "name = \"libpq\""))
+            .expect("write");
+        let catalogue = Catalogue::with_files(&paths).expect("catalogue");
+        assert_eq!(catalogue.pools().len(), count);
+        assert!(catalogue.pool("libpq").expect("libpq").is_pool);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_said_with_its_name() {
+        let missing = Catalogue::with_files(&[PathBuf::from("/nonexistent/mine.toml")]);
+        assert!(missing.expect_err("refused").to_string().starts_with("/nonexistent/mine.toml: "));
+        let text = problem(&mine().replace("register = \"rax\"", "register = \"r99\""));
+        assert!(text.starts_with("mine.toml: TOML parse error at line "), "{text}");
+        assert!(text.contains("unknown variant `r99`"), "{text}");
+        let text = problem(&mine().replace("chains = \"resource\"", "chains = \"other\""));
+        assert!(text.ends_with("pgxpool.(*Pool).Acquire: no chains other"), "{text}");
+        let text = problem(&mine().replace("[0, 0, 0, 8, 0, 16],", "[0, 0, 0, 0, 0, 0, 0, 0, 0],"));
+        assert_eq!(text, "mine.toml: chains resource: 9 offsets; 1 to 8 are possible");
+        let text = problem(&mine().replace("at = \"returns\"", "at = \"entry\""));
+        assert!(text.ends_with("acquire or connect is probed at = \"returns\""), "{text}");
+        let text = problem(&mine().replace("is_pool = true", "is_pool = false"));
+        assert!(text.contains("[behaviour]"), "{text}");
+        let text = problem("name = \"mine\"\nis_pool = false\nrecognise = {}\n");
+        assert_eq!(text, "mine.toml: [recognise] names no function and no text");
+    }
+
+    #[test]
+    fn more_probes_than_programs_are_refused() {
+        let mut catalogue = Catalogue::embedded().expect("catalogue");
+        for index in 0..8 {
+            let text = mine().replace("\"mine\"", &format!("\"mine {index}\""));
+            catalogue.add("mine.toml", &text).expect("a pool");
+        }
+        let error = ProbeTable::new(&catalogue).expect_err("refused").to_string();
+        assert!(error.contains("more than 24 different ones"), "{error}");
+    }
+}
