@@ -3,6 +3,7 @@
 //! One file per task, each with its `Options` and its `run`. Tasks install what they miss
 //! ([`setup`]), so none has to be preceded by another.
 
+mod bench;
 mod build;
 mod demo;
 mod needs;
@@ -27,6 +28,7 @@ enum Task {
     Demo(demo::Options),
     Test(test::Options),
     Vm(vm::Options),
+    Bench(bench::Options),
     Tidy(tidy::Options),
 }
 
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Vm(options) => vm::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Tidy(options) => tidy::run(&options),
     };
     match result {

@@ -1,0 +1,132 @@
+//! Nanoseconds per run of the eBPF programs, by what a system call was.
+//!
+//! May import its neighbours. A program does not say why it ran, so each number comes from a
+//! client that does one kind of call a known number of times, beside which the rest of the
+//! machine's calls are few; those are subtracted at the price of an ignored one. The numbers
+//! include what the kernel's own counting costs, which is most of that of an ignored call.
+
+use anyhow::{Context as _, Result, ensure};
+use std::process::Command;
+use xtask::{clients, postgres};
+
+use super::child::Talking;
+use super::statistics::{Counting, Runs};
+use super::table::{Median, Table, Target, Unit};
+use super::tracer::Tracer;
+use super::{Bench, throughput};
+
+/// Calls of a kind in one measurement.
+const CALLS: u64 = 200_000;
+
+/// Checkouts of the Go client in one measurement.
+const CHECKOUTS: u64 = 20_000;
+
+/// Adds its rows.
+pub fn measure(bench: &Bench, table: &mut Table) -> Result<()> {
+    let _counting = Counting::on()?;
+    calls(bench, table)?;
+    under_pgbench(bench, table)?;
+    checkouts(bench, table)
+}
+
+fn calls(bench: &Bench, table: &mut Table) -> Result<()> {
+    let port = postgres::free_port()?;
+    let ours = std::env::current_exe().context("finding our own executable")?;
+    let load = |role: &str| {
+        let mut command = Command::new(&ours);
+        command.args(["bench", "load", role, &port.to_string()]);
+        Talking::start(&mut command)
+    };
+    let _server = load("answer")?;
+    let tracer = Tracer::watch(bench, &[port], &[])?;
+    let mut client = load("call")?;
+    let mut count = |kind: &str| -> Result<Runs> {
+        bench.check()?;
+        let before = tracer.programs()?;
+        client.tell(&format!("{kind} {CALLS}"))?;
+        let (tracepoints, _) = tracer.programs()?.since(&before);
+        // The system-call hook; the others run a few times at most.
+        tracepoints.into_iter().max_by_key(|runs| runs.count).context("no program runs")
+    };
+    let mut measured: [Vec<f64>; 5] = Default::default();
+    for _ in 0..bench.rounds {
+        let ignored = count("ignored")?.mean();
+        let each = |runs: Runs, calls: u64| {
+            let others = runs.count.saturating_sub(calls) as f64 * ignored;
+            (runs.nanos as f64 - others) / CALLS as f64
+        };
+        let unwatched = each(count("unwatched")?, CALLS);
+        let receive = each(count("receive")?, CALLS);
+        let send = each(count("send")?, CALLS);
+        // Each use is answered.
+        let used = each(count("use")?, 2 * CALLS) - receive;
+        for (all, one) in measured.iter_mut().zip([ignored, unwatched, receive, send, used]) {
+            all.push(one);
+        }
+    }
+    drop(client);
+    let (report, _) = tracer.finish()?;
+    ensure!(report["capture"]["lost"] == serde_json::json!([]), "{}", report["capture"]["lost"]);
+    let rows = [
+        ("a system call that is no send or receive", Target::None),
+        ("send or receive, not watched", Target::AtMost(100.0)),
+        ("receive, watched", Target::AtMost(300.0)),
+        ("send, watched, no stack copy", Target::AtMost(300.0)),
+        ("send, watched, with a stack copy", Target::AtMost(1_000.0)),
+    ];
+    for ((name, target), values) in rows.into_iter().zip(measured) {
+        table.add(name, Median::of(values), Unit::Nanoseconds, target);
+    }
+    Ok(())
+}
+
+/// The mean of the system-call hook in a real mix: caches are cold, and the kinds mixed.
+fn under_pgbench(bench: &Bench, table: &mut Table) -> Result<()> {
+    let idle = throughput::idle_client(bench)?;
+    let others = ["--pid".to_owned(), idle.pid().to_string()];
+    let others = others.each_ref().map(String::as_str);
+    for (name, more) in [
+        ("any system call under pgbench, which is not watched", &others[..]),
+        ("any system call under pgbench, which is watched", &[]),
+    ] {
+        bench.check()?;
+        let tracer = Tracer::watch(bench, &[bench.server.port()], more)?;
+        let before = tracer.programs()?;
+        throughput::pgbench(bench)?;
+        let (tracepoints, _) = tracer.programs()?.since(&before);
+        let runs = tracepoints.into_iter().max_by_key(|runs| runs.count).unwrap_or_default();
+        table.add(name, runs.mean(), Unit::Nanoseconds, Target::None);
+        let (_, said) = tracer.finish()?;
+        for line in said.lines().filter(|line| line.contains("program ")) {
+            println!("bench: {line}");
+        }
+    }
+    Ok(())
+}
+
+/// Acquire and release as the pool probes of Go's `database/sql` see them.
+fn checkouts(bench: &Bench, table: &mut Table) -> Result<()> {
+    let tracer = Tracer::watch(bench, &[bench.server.port()], &[])?;
+    let mut command = Command::new(clients::go_dir().join("client"));
+    command.envs(bench.server.environment());
+    let mut client = Talking::start(&mut command)?;
+    // The first checkout connects, and with that the process is looked at.
+    client.tell("healthy conn 1")?;
+    super::until("connleak probes the Go client", || Ok(!tracer.programs()?.uprobes.is_empty()))?;
+    let mut pairs = Vec::new();
+    for _ in 0..bench.rounds {
+        bench.check()?;
+        let before = tracer.programs()?;
+        client.tell(&format!("hammer 1 {CHECKOUTS} conn"))?;
+        let (_, uprobes) = tracer.programs()?.since(&before);
+        let seen = uprobes.iter().map(|runs| runs.count).max().unwrap_or(0);
+        ensure!(seen >= CHECKOUTS, "{CHECKOUTS} checkouts were made and {seen} seen");
+        let nanos: u64 = uprobes.iter().map(|runs| runs.nanos).sum();
+        pairs.push(nanos as f64 / CHECKOUTS as f64);
+    }
+    drop(client);
+    tracer.finish()?;
+    let name = "acquire and release, Go database/sql";
+    table.add(name, Median::of(pairs), Unit::Nanoseconds, Target::AtMost(2_000.0));
+    Ok(())
+}
