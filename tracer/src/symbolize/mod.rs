@@ -6,8 +6,8 @@
 //! names come from traced processes and are never trusted; every cache is bounded; a stack that
 //! does not reach its root says why.
 //!
-//! Stages: [`unwind`] (registers and bytes to addresses), then by what is mapped there
-//! [`binary::pclntab`](crate::binary::pclntab) (Go), [`native`] (other ELF) or [`perf_map`] with [`generated`] (code made at run time), then [`owner`].
+//! Stages: `unwind` (registers and bytes to addresses), then by what is mapped there
+//! [`binary::pclntab`](crate::binary::pclntab) (Go), `native` (other ELF) or `perf_map` with `generated` (code made at run time), then `owner`.
 
 mod cache;
 mod cfi;

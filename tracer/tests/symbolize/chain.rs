@@ -1,5 +1,5 @@
-// A known chain of calls that ends in a stop: main > Shop::handle > load > (take) > hold > kill.
-// Prints the id of the thread it stops in.
+//! A known chain of calls that ends in a stop: main > Shop::handle > load > (take) > hold > kill.
+//! Prints the id of the thread it stops in.
 use std::hint::black_box;
 
 unsafe extern "C" {
