@@ -3,9 +3,11 @@
 //! One file per task, each with its `Options` and its `run`. Tasks install what they miss
 //! ([`setup`]), so none has to be preceded by another.
 
+mod apt;
 mod bench;
 mod build;
 mod demo;
+mod go;
 mod needs;
 mod run;
 mod setup;

@@ -81,6 +81,23 @@ pub const REAL: &[Need] = &[
     },
 ];
 
+/// What the tests that need no kernel want besides.
+pub const UNIT: &[Need] = &[
+    Need { debian: "gcc", why: "programs whose stacks are unwound", probe: Probe::Program("gcc") },
+    Need { debian: "binutils", why: "symbols to compare with", probe: Probe::Program("objdump") },
+    Need {
+        debian: "libpq5",
+        why: "the library that C clients use",
+        probe: Probe::AnyOf(&["/usr/lib/x86_64-linux-gnu/libpq.so.5"]),
+    },
+    Need { debian: "apt", why: "fetching Go toolchains", probe: Probe::Program("apt-get") },
+    Need {
+        debian: "debian-archive-keyring",
+        why: "checking what is fetched",
+        probe: Probe::AnyOf(&[DEBIAN_KEYRING]),
+    },
+];
+
 /// What the tests under other kernels need.
 pub const VM: &[Need] = &[
     Need {

@@ -13,6 +13,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use xtask::{clients, postgres, sh, workspace};
 
+use crate::go;
 use crate::needs::{self, Need, Probe};
 use crate::toolchain::{self, Compiler};
 
@@ -34,6 +35,8 @@ pub enum Group {
     Build,
     /// PostgreSQL with Node and Go clients.
     Demo,
+    /// The tests that need no kernel: compilers whose programs are looked into, and the clients.
+    Unit,
     /// The tests on this kernel.
     Real,
     /// The tests under other kernels.
@@ -76,9 +79,9 @@ impl Error for Unavailable {}
 /// Looks for everything, installs what is missing, and says so line by line.
 pub fn run(options: &Options) -> Result<()> {
     let groups: &[Group] = match (options.test, options.build) {
-        (true, _) => &[Group::Demo, Group::Real, Group::Vm],
+        (true, _) => &[Group::Demo, Group::Unit, Group::Real, Group::Vm],
         (_, true) => &[Group::Build],
-        _ => &[Group::Build, Group::Demo, Group::Real, Group::Vm],
+        _ => &[Group::Build, Group::Demo, Group::Unit, Group::Real, Group::Vm],
     };
     install(groups, Voice::Everything)?;
     println!("setup: complete");
@@ -129,8 +132,13 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
     if groups.contains(&Group::Demo) {
         clients::build_demo()?;
     }
-    if groups.contains(&Group::Real) {
+    if groups.contains(&Group::Unit) || groups.contains(&Group::Real) {
         python_clients(voice)?;
+    }
+    if groups.contains(&Group::Unit) {
+        go::ensure()?;
+    }
+    if groups.contains(&Group::Real) {
         clients::build_go()?;
     }
     Ok(())
@@ -141,6 +149,7 @@ fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
     let lists: &[&'static [Need]] = match group {
         Group::Build => &[needs::BUILD],
         Group::Demo => &[needs::SERVER, needs::DEMO],
+        Group::Unit => &[needs::DEMO, needs::REAL, needs::UNIT],
         Group::Real => &[needs::SERVER, needs::DEMO, needs::REAL],
         Group::Vm => &[needs::SERVER, needs::VM],
     };

@@ -138,7 +138,10 @@ fn unit(summary: &mut Summary) {
             "--deny=warnings",
         ])
     });
-    summary.step("unit tests", || cargo(&["test", "--workspace", "--locked"]));
+    summary.step("unit tests", || {
+        setup::ensure(Group::Unit)?;
+        cargo(&["test", "--workspace", "--locked"])
+    });
     summary.step("documentation", || {
         let mut doc = sh::cargo();
         doc.args(["doc", "--workspace", "--no-deps", "--locked"]);

@@ -23,23 +23,18 @@ pub enum Go {
 pub enum Mode {
     Default,
     Stripped,
-    Pie,
     StrippedPie,
     /// Linked by the C compiler's linker, which moves Go's code within `.text`.
     ExternalPie,
 }
 
 /// Each layout of the table with each way to link that changes where it is found.
-pub const MATRIX: [(Go, Mode); 11] = [
+pub const MATRIX: [(Go, Mode); 7] = [
     (Go::System, Mode::Default),
     (Go::System, Mode::Stripped),
-    (Go::System, Mode::Pie),
-    (Go::System, Mode::StrippedPie),
     (Go::System, Mode::ExternalPie),
     (Go::V1_24, Mode::Stripped),
     (Go::Newest, Mode::Default),
-    (Go::Newest, Mode::Stripped),
-    (Go::Newest, Mode::Pie),
     (Go::Newest, Mode::StrippedPie),
     (Go::Newest, Mode::ExternalPie),
 ];
@@ -82,7 +77,6 @@ impl Go {
         let flags: &[&str] = match mode {
             Mode::Default => &[],
             Mode::Stripped => &["-ldflags=-s -w"],
-            Mode::Pie => &["-buildmode=pie"],
             Mode::StrippedPie => &["-buildmode=pie", "-ldflags=-s -w"],
             Mode::ExternalPie => &["-buildmode=pie", "-ldflags=-s -w -linkmode=external"],
         };

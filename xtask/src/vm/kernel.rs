@@ -1,10 +1,8 @@
 //! Kernels of Debian's releases, fetched and unpacked below `target/vm`.
 //!
-//! Uses apt with lists and sources of its own: the system's stay as they are, and nothing is
-//! installed. Old builds disappear from the mirrors, so a kernel is asked for by series and the
+//! Old builds disappear from the mirrors, so a kernel is asked for by series and the
 //! newest build of it is taken and kept.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,9 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail, ensure};
 use xtask::{sh, workspace};
 
-use crate::needs::DEBIAN_KEYRING;
-
-const MIRROR: &str = "http://deb.debian.org/debian";
+use crate::apt::Apt;
 
 /// A series that can be asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,14 +91,7 @@ fn download(series: &Series, dir: &Path) -> Result<String> {
         vec![image]
     };
     println!("vm: downloading {}", packages.join(" "));
-    let debs = tempfile::tempdir_in(dir)?;
-    sh::run(
-        apt.command("apt-get").args(["-qq", "download"]).args(packages).current_dir(debs.path()),
-    )?;
-    for deb in fs::read_dir(debs.path())? {
-        let mut unpack = Command::new("dpkg-deb");
-        sh::run(unpack.arg("--extract").arg(deb?.path()).arg(&unpacked))?;
-    }
+    apt.unpack(&packages, &unpacked)?;
     let modules = modules_dir(&unpacked, version)?;
     let places = [unpacked.join(format!("boot/vmlinuz-{version}")), modules.join("vmlinuz")];
     let vmlinuz = places.iter().find(|path| path.exists());
@@ -199,73 +188,6 @@ pub fn filter(program: &str, input: &[u8]) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// apt with a state of its own.
-struct Apt {
-    options: Vec<OsString>,
-}
-
-impl Apt {
-    fn new(root: &Path, suites: &[&str]) -> Result<Self> {
-        for dir in ["state/lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(root.join(dir))?;
-        }
-        fs::write(root.join("status"), [])?;
-        let mirror = mirror();
-        let lines = suites.iter().map(|suite| {
-            let security = if suite.ends_with("-security") { "-security" } else { "" };
-            format!("deb [signed-by={DEBIAN_KEYRING}] {mirror}{security} {suite} main\n")
-        });
-        fs::write(root.join("sources"), lines.collect::<String>())?;
-        let places = [
-            ("Dir::State", "state"),
-            ("Dir::State::status", "status"),
-            ("Dir::Cache", "cache"),
-            ("Dir::Etc::sourcelist", "sources"),
-        ];
-        let places = places.into_iter().map(|(name, place)| {
-            let mut option = OsString::from(format!("{name}="));
-            option.push(root.join(place));
-            option
-        });
-        let settings = [
-            "Dir::Etc::sourceparts=-",
-            "Acquire::Languages=none",
-            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
-            "APT::Sandbox::User=root",
-            "APT::Architecture=amd64",
-        ];
-        Ok(Self { options: places.chain(settings.map(OsString::from)).collect() })
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        for option in &self.options {
-            command.arg("-o").arg(option);
-        }
-        command
-    }
-}
-
-/// The mirror that this system uses, if it is a Debian.
-fn mirror() -> String {
-    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
-    let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
-    files.extend(parts.map(|entry| entry.path()));
-    files.sort();
-    let texts: Vec<_> = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect();
-    let found = texts.iter().find_map(|text| mirror_in(text));
-    found.unwrap_or(MIRROR).to_owned()
-}
-
-fn mirror_in(sources: &str) -> Option<&str> {
-    sources
-        .lines()
-        .filter(|line| line.starts_with("deb ") || line.starts_with("URIs:"))
-        .flat_map(str::split_whitespace)
-        .map(|word| word.trim_end_matches('/'))
-        .find(|word| word.contains("://") && word.ends_with("/debian"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,20 +204,6 @@ mod tests {
         assert_eq!(newest(packages, "6.1."), Some("6.1.0-56-cloud-amd64"));
         assert_eq!(newest(packages, ""), Some("6.12.117+deb13-cloud-amd64"));
         assert_eq!(newest(packages, "5.10."), None);
-    }
-
-    #[test]
-    fn the_mirror_is_found_in_both_formats() {
-        assert_eq!(
-            mirror_in("deb [arch=amd64] http://example.org/debian/ sid main"),
-            Some("http://example.org/debian")
-        );
-        assert_eq!(
-            mirror_in("Types: deb\nURIs: http://example.org/debian\n"),
-            Some("http://example.org/debian")
-        );
-        assert_eq!(mirror_in("deb http://example.org/debian-security sid main"), None);
-        assert_eq!(mirror_in("# deb http://example.org/debian sid main"), None);
     }
 
     #[test]
