@@ -259,6 +259,11 @@ fn segments(buffer: u64, count: u64, len: u64) -> Segments {
     }
 }
 
+#[inline(always)]
+fn memory(conn: *mut Conn, buffer: u64, count: u64, len: u64) -> Option<ConnMemory> {
+    ConnMemory::new(conn, buffer, if count == ONE_BUFFER { len } else { 0 })
+}
+
 /// Bytes moved by the messages of a `sendmmsg` or `recvmmsg`.
 #[inline(always)]
 fn several(messages: u64, count: u64) -> u64 {
@@ -278,7 +283,9 @@ fn follow_send(conn: *mut Conn, buffer: u64, count: u64, len: u64) {
     // SAFETY: a live map value. The walker gets its wire state and, through the memory, other
     // fields of the same connection; nothing else of this program refers to them meanwhile.
     let wire = unsafe { &mut (*conn).wire };
-    wire::on_send(&mut ConnMemory { conn }, wire, segments(buffer, count, len));
+    if let Some(mut memory) = memory(conn, buffer, count, len) {
+        wire::on_send(&mut memory, wire, segments(buffer, count, len));
+    }
 }
 
 /// Follows a receive on the wire.
@@ -286,5 +293,7 @@ fn follow_send(conn: *mut Conn, buffer: u64, count: u64, len: u64) {
 fn follow_receive(conn: *mut Conn, buffer: u64, count: u64, len: u64) {
     // SAFETY: as in `follow_send`.
     let wire = unsafe { &mut (*conn).wire };
-    wire::on_receive(&mut ConnMemory { conn }, wire, segments(buffer, count, len));
+    if let Some(mut memory) = memory(conn, buffer, count, len) {
+        wire::on_receive(&mut memory, wire, segments(buffer, count, len));
+    }
 }
