@@ -40,10 +40,12 @@ pub const WINDOW_BYTES: u64 = 255;
 /// The longest of the walker's reads.
 pub const LONGEST_READ: usize = 24;
 
-/// The beginning of the buffer that a call sent or received.
+/// What the parts of one run hand on: the connection, and the beginning of the buffer that the
+/// call sent or received.
 #[repr(C)]
-pub struct Window {
-    /// Its address in the process.
+pub struct Call {
+    pub conn: u64,
+    /// The buffer's address in the process.
     pub base: u64,
     /// Bytes of it in `bytes`.
     pub len: u64,
@@ -94,10 +96,10 @@ pub static FREE_STACKS_1: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[1], 0
 #[map]
 pub static FREE_STACKS_2: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[2], 0);
 
-/// What the wire walker reads from, filled and used within one run of the system-call program:
-/// tracepoints run with preemption off, so a CPU has one such run at a time.
+/// Filled and used within one run of the system-call program and its part: tracepoints run with
+/// preemption off, so a CPU has one such run at a time.
 #[map]
-pub static WINDOW: PerCpuArray<Window> = PerCpuArray::with_max_entries(1, 0);
+pub static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(1, 0);
 
 /// Rare events. Full: `RingFull`.
 #[map]

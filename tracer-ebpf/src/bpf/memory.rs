@@ -18,7 +18,7 @@ use tracer_ebpf::{
 
 use super::{
     count::count,
-    maps::{LONGEST_READ, WINDOW, WINDOW_BYTES, Window},
+    maps::{Call, LONGEST_READ, WINDOW_BYTES},
 };
 
 /// Reads a plain value from user memory.
@@ -61,32 +61,31 @@ pub fn kernel<T: Copy>(address: u64) -> Option<T> {
 /// beyond, and what lies in other buffers of the call, is read where it is.
 pub struct ConnMemory {
     conn: *mut Conn,
-    window: *mut Window,
+    call: *mut Call,
 }
 
 impl ConnMemory {
     /// For a call that moved `len` bytes at `buffer`; zero for a call with several buffers.
     #[inline(always)]
-    pub fn new(conn: *mut Conn, buffer: u64, len: u64) -> Option<Self> {
-        let window = WINDOW.get_ptr_mut(0)?;
+    pub fn new(conn: *mut Conn, call: *mut Call, buffer: u64, len: u64) -> Self {
         let size = if len > WINDOW_BYTES { WINDOW_BYTES } else { len };
         // SAFETY: a live per-CPU map value of this run alone; at most `WINDOW_BYTES` of its bytes
         // are written.
         unsafe {
-            (*window).base = buffer;
-            (*window).len = 0;
+            (*call).base = buffer;
+            (*call).len = 0;
             if size != 0 {
                 let failed = bpf_probe_read_user(
-                    (&raw mut (*window).bytes).cast(),
+                    (&raw mut (*call).bytes).cast(),
                     (size & WINDOW_BYTES) as u32,
                     buffer as *const _,
                 );
                 if failed == 0 {
-                    (*window).len = size;
+                    (*call).len = size;
                 }
             }
         }
-        Some(Self { conn, window })
+        Self { conn, call }
     }
 
     /// `N` bytes at `address`, when all of them are in the window.
@@ -95,12 +94,12 @@ impl ConnMemory {
         // SAFETY: a live per-CPU map value; `at` is masked, and behind the last byte it can name
         // there is room for the longest read.
         unsafe {
-            let at = address.wrapping_sub((*self.window).base);
-            if at > WINDOW_BYTES || at + N as u64 > (*self.window).len {
+            let at = address.wrapping_sub((*self.call).base);
+            if at > WINDOW_BYTES || at + N as u64 > (*self.call).len {
                 return None;
             }
             const { assert!(N <= LONGEST_READ) };
-            let bytes = (&raw const (*self.window).bytes).cast::<u8>();
+            let bytes = (&raw const (*self.call).bytes).cast::<u8>();
             Some(bytes.add((at & WINDOW_BYTES) as usize).cast::<[u8; N]>().read())
         }
     }
