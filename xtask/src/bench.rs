@@ -42,6 +42,9 @@ pub struct Options {
     /// Only one part
     #[arg(long)]
     only: Option<Part>,
+    /// Measure this `connleak` instead of building one, to compare two
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
     #[command(subcommand)]
     load: Option<Load>,
 }
@@ -93,7 +96,10 @@ pub fn run(options: &Options) -> Result<()> {
     setup::ensure(Group::Build)?;
     setup::ensure(Group::Demo)?;
     setup::ensure(Group::Real)?;
-    let connleak = build::connleak(build::Options { release: true })?;
+    let connleak = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => build::connleak(build::Options { release: true })?,
+    };
     // We outlive Ctrl-C, which ends our children and with them the step that waits for them.
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

@@ -34,6 +34,25 @@ pub struct HandleKey {
     pub identity: u64,
 }
 
+/// Bytes of a call's buffer that are read at once; a mask, one less than a power of two.
+pub const WINDOW_BYTES: u64 = 255;
+
+/// The longest of the walker's reads.
+pub const LONGEST_READ: usize = 24;
+
+/// What the parts of one run hand on: the connection, and the beginning of the buffer that the
+/// call sent or received.
+#[repr(C)]
+pub struct Call {
+    pub conn: u64,
+    /// The buffer's address in the process.
+    pub base: u64,
+    /// Bytes of it in `bytes`.
+    pub len: u64,
+    /// With room for a read that begins at the last byte.
+    pub bytes: [u8; WINDOW_BYTES as usize + 1 + LONGEST_READ],
+}
+
 /// Written once by user space before anything is attached.
 #[map]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
@@ -76,6 +95,11 @@ pub static FREE_STACKS_0: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[0], 0
 pub static FREE_STACKS_1: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[1], 0);
 #[map]
 pub static FREE_STACKS_2: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[2], 0);
+
+/// Filled and used within one run of the system-call program and its part: tracepoints run with
+/// preemption off, so a CPU has one such run at a time.
+#[map]
+pub static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(1, 0);
 
 /// Rare events. Full: `RingFull`.
 #[map]

@@ -20,7 +20,7 @@ use tracer_ebpf::{
 
 use super::{
     count::now,
-    maps::{FDS, PARTS},
+    maps::{CALL, Call, FDS, PARTS},
     memory::{ConnMemory, user},
     sockets::{conn_of, fd_key, on_close, on_close_range, on_connect, on_dup},
     stacks::{self, Site},
@@ -101,8 +101,12 @@ pub fn on_syscall(ctx: BtfTracePointContext) -> u32 {
             }
         }
         _ => {
-            // SAFETY: the value is not used, only its presence.
-            if unsafe { FDS.get(fd_key(tgid, fd)) }.is_some() {
+            // SAFETY: no other reference to this value is held.
+            if let Some(id) = unsafe { FDS.get(fd_key(tgid, fd)) }
+                && let Some(call) = CALL.get_ptr_mut(0)
+            {
+                // SAFETY: a live per-CPU map value of this run alone.
+                unsafe { (*call).conn = *id };
                 go_on(&ctx, if is_send(nr) { PART_SEND } else { PART_RECEIVE });
             }
         }
@@ -148,11 +152,11 @@ fn is_send(nr: u64) -> bool {
 #[inline(always)]
 fn transfer(regs: *const pt_regs, ret: i64, send: bool) {
     // SAFETY: `regs` is the trusted argument of the tracepoint.
-    let (nr, fd, buffer, third, fourth) =
-        unsafe { ((*regs).orig_rax, (*regs).rdi, (*regs).rsi, (*regs).rdx, (*regs).r10) };
-    let pid_tgid = bpf_get_current_pid_tgid();
-    // SAFETY: no other reference to this value is held.
-    let Some(id) = unsafe { FDS.get(fd_key((pid_tgid >> 32) as u32, fd)) }.copied() else { return };
+    let (nr, buffer, third, fourth) =
+        unsafe { ((*regs).orig_rax, (*regs).rsi, (*regs).rdx, (*regs).r10) };
+    let Some(call) = CALL.get_ptr_mut(0) else { return };
+    // SAFETY: a live per-CPU map value of this run alone.
+    let id = unsafe { (*call).conn };
     let Some(conn) = conn_of(id) else { return };
     if ret <= 0 {
         if !send && (ret == ECONNRESET || (ret == 0 && third != 0)) {
@@ -196,7 +200,7 @@ fn transfer(regs: *const pt_regs, ret: i64, send: bool) {
     if send {
         // SAFETY: a live map value; only plain fields are read here and written below.
         let settled = unsafe { (*conn).wire.settled() };
-        follow_send(conn, buffer, count, len);
+        follow_send(conn, call, buffer, count, len);
         // SAFETY: as above.
         let use_begins = unsafe {
             let state = &mut (*conn).wire;
@@ -221,7 +225,7 @@ fn transfer(regs: *const pt_regs, ret: i64, send: bool) {
                 Site {
                     at,
                     conn: id,
-                    pid_tgid,
+                    pid_tgid: bpf_get_current_pid_tgid(),
                     ip: (*regs).rip,
                     sp: (*regs).rsp,
                     bp: (*regs).rbp,
@@ -232,7 +236,7 @@ fn transfer(regs: *const pt_regs, ret: i64, send: bool) {
             stacks::copy(conn, KIND_USE, &site);
         }
     } else {
-        follow_receive(conn, buffer, count, len);
+        follow_receive(conn, call, buffer, count, len);
         // SAFETY: as above.
         unsafe {
             let state = &mut (*conn).wire;
@@ -259,6 +263,11 @@ fn segments(buffer: u64, count: u64, len: u64) -> Segments {
     }
 }
 
+#[inline(always)]
+fn memory(conn: *mut Conn, call: *mut Call, buffer: u64, count: u64, len: u64) -> ConnMemory {
+    ConnMemory::new(conn, call, buffer, if count == ONE_BUFFER { len } else { 0 })
+}
+
 /// Bytes moved by the messages of a `sendmmsg` or `recvmmsg`.
 #[inline(always)]
 fn several(messages: u64, count: u64) -> u64 {
@@ -274,17 +283,19 @@ fn several(messages: u64, count: u64) -> u64 {
 
 /// Follows a send on the wire.
 #[inline(always)]
-fn follow_send(conn: *mut Conn, buffer: u64, count: u64, len: u64) {
+fn follow_send(conn: *mut Conn, call: *mut Call, buffer: u64, count: u64, len: u64) {
     // SAFETY: a live map value. The walker gets its wire state and, through the memory, other
     // fields of the same connection; nothing else of this program refers to them meanwhile.
     let wire = unsafe { &mut (*conn).wire };
-    wire::on_send(&mut ConnMemory { conn }, wire, segments(buffer, count, len));
+    let mut memory = memory(conn, call, buffer, count, len);
+    wire::on_send(&mut memory, wire, segments(buffer, count, len));
 }
 
 /// Follows a receive on the wire.
 #[inline(always)]
-fn follow_receive(conn: *mut Conn, buffer: u64, count: u64, len: u64) {
+fn follow_receive(conn: *mut Conn, call: *mut Call, buffer: u64, count: u64, len: u64) {
     // SAFETY: as in `follow_send`.
     let wire = unsafe { &mut (*conn).wire };
-    wire::on_receive(&mut ConnMemory { conn }, wire, segments(buffer, count, len));
+    let mut memory = memory(conn, call, buffer, count, len);
+    wire::on_receive(&mut memory, wire, segments(buffer, count, len));
 }

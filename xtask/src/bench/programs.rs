@@ -65,8 +65,7 @@ fn calls(bench: &Bench, table: &mut Table) -> Result<()> {
         }
     }
     drop(client);
-    let (report, _) = tracer.finish()?;
-    ensure!(report["capture"]["lost"] == serde_json::json!([]), "{}", report["capture"]["lost"]);
+    tracer.finish()?.nothing_lost()?;
     let rows = [
         ("a system call that is no send or receive", Target::None),
         ("send or receive, not watched", Target::AtMost(100.0)),
@@ -96,8 +95,7 @@ fn under_pgbench(bench: &Bench, table: &mut Table) -> Result<()> {
         let (tracepoints, _) = tracer.programs()?.since(&before);
         let runs = tracepoints.into_iter().max_by_key(|runs| runs.count).unwrap_or_default();
         table.add(name, runs.mean(), Unit::Nanoseconds, Target::None);
-        let (_, said) = tracer.finish()?;
-        for line in said.lines().filter(|line| line.contains("program ")) {
+        for line in tracer.finish()?.said.lines().filter(|line| line.contains("program ")) {
             println!("bench: {line}");
         }
     }

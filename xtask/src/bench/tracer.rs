@@ -81,8 +81,8 @@ impl Tracer {
         Ok(Resident { all: field("VmRSS:")?, own: field("RssAnon:")? })
     }
 
-    /// Ends the capture as Ctrl-C does; gives its report and what it said.
-    pub fn finish(mut self) -> Result<(serde_json::Value, String)> {
+    /// Ends the capture as Ctrl-C does.
+    pub fn finish(mut self) -> Result<Finished> {
         sh::run(Command::new("kill").args(["-INT", &self.child.id().to_string()]))?;
         let status = self.child.wait()?;
         let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
@@ -90,7 +90,24 @@ impl Tracer {
         ensure!(matches!(status.code(), Some(0 | 1)), "connleak ended with {status}:\n{said}");
         let report = fs::read(self.report.path()).context("reading connleak's report")?;
         let report = serde_json::from_slice(&report).context("reading connleak's report")?;
-        Ok((report, said))
+        Ok(Finished { report, said })
+    }
+}
+
+/// What a capture left.
+pub struct Finished {
+    pub report: serde_json::Value,
+    /// On its standard error, since it watched.
+    pub said: String,
+}
+
+impl Finished {
+    /// # Errors
+    /// When the tracer lost anything.
+    pub fn nothing_lost(&self) -> Result<()> {
+        let lost = &self.report["capture"]["lost"];
+        ensure!(lost.as_object().is_some_and(serde_json::Map::is_empty), "lost: {lost}");
+        Ok(())
     }
 }
 
