@@ -4,7 +4,7 @@ use tracer_ebpf::wire::{CODE_CANCEL, CODE_GSSENC, CODE_SSL};
 
 /// A message with a type byte.
 pub fn message(kind: u8, payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(payload.len() + 4).unwrap();
+    let len = u32::try_from(payload.len() + 4).expect("short in tests");
     let mut bytes = vec![kind];
     bytes.extend(len.to_be_bytes());
     bytes.extend(payload);
@@ -16,7 +16,7 @@ fn strings(parts: &[&str]) -> Vec<u8> {
 }
 
 fn first(code: u32, payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(payload.len() + 8).unwrap();
+    let len = u32::try_from(payload.len() + 8).expect("short in tests");
     [&len.to_be_bytes(), &code.to_be_bytes(), payload].concat()
 }
 
@@ -51,9 +51,9 @@ pub fn parse(name: &str, sql: &str) -> Vec<u8> {
 pub fn bind(name: &str, parameters: &[&str]) -> Vec<u8> {
     let mut payload = strings(&["", name]);
     payload.extend([0, 0]);
-    payload.extend(u16::try_from(parameters.len()).unwrap().to_be_bytes());
+    payload.extend(u16::try_from(parameters.len()).expect("short in tests").to_be_bytes());
     for parameter in parameters {
-        payload.extend(u32::try_from(parameter.len()).unwrap().to_be_bytes());
+        payload.extend(u32::try_from(parameter.len()).expect("short in tests").to_be_bytes());
         payload.extend(parameter.bytes());
     }
     payload.extend([0, 0]);
@@ -115,7 +115,7 @@ pub fn row_description() -> Vec<u8> {
 }
 
 pub fn row(value: &str) -> Vec<u8> {
-    let len = u32::try_from(value.len()).unwrap();
+    let len = u32::try_from(value.len()).expect("short in tests");
     message(b'D', &[&[0, 1][..], &len.to_be_bytes(), value.as_bytes()].concat())
 }
 

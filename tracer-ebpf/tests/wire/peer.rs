@@ -208,7 +208,7 @@ impl Peer {
 
     /// The kept statement as text.
     pub fn statement(&self) -> &str {
-        std::str::from_utf8(&self.memory.statement).unwrap()
+        std::str::from_utf8(&self.memory.statement).expect("short in tests")
     }
 
     /// Status of the last ReadyForQuery when the server owes nothing.

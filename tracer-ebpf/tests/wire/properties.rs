@@ -223,12 +223,12 @@ proptest! {
         let (mut send, mut receive) = (sends.iter().cycle(), receives.iter().cycle());
         while answered < requests.len() {
             if sent < requests.len() && sent <= answered + ahead {
-                let end = (sent + send.next().unwrap()).min(requests.len());
+                let end = (sent + send.next().expect("short in tests")).min(requests.len());
                 let bytes: Vec<u8> = requests[sent..end].iter().flat_map(|it| it.0.clone()).collect();
                 peer.send(&bytes);
                 sent = end;
             } else {
-                let end = (answered + receive.next().unwrap()).min(sent);
+                let end = (answered + receive.next().expect("short in tests")).min(sent);
                 let bytes: Vec<u8> =
                     requests[answered..end].iter().flat_map(|it| it.1.clone()).collect();
                 let (one, two) = bytes.split_at(cut.index(bytes.len()));
@@ -237,7 +237,7 @@ proptest! {
                 }
                 peer.receive(two);
                 answered = end;
-                prop_assert_eq!(peer.wire.status, *bytes.last().unwrap());
+                prop_assert_eq!(peer.wire.status, *bytes.last().expect("short in tests"));
             }
             prop_assert_eq!(peer.wire.pending(), (sent - answered) as i32);
         }
@@ -261,7 +261,7 @@ proptest! {
             for receive in parts(&server.repeat(repeat), &receives) {
                 peer.receive(receive);
             }
-            prop_assert_eq!(peer.idle(), Some(char::from(*server.last().unwrap())));
+            prop_assert_eq!(peer.idle(), Some(char::from(*server.last().expect("short in tests"))));
         }
         peer.send(&query("SELECT 1"));
         prop_assert_eq!(peer.wire.pending(), 1);
@@ -381,7 +381,7 @@ fn messages(bytes: &[u8]) -> Vec<&[u8]> {
     let mut rest = bytes;
     let mut messages = Vec::new();
     while !rest.is_empty() {
-        let len = u32::from_be_bytes(rest[1..5].try_into().unwrap()) as usize;
+        let len = u32::from_be_bytes(rest[1..5].try_into().expect("short in tests")) as usize;
         let (message, behind) = rest.split_at(len + 1);
         messages.push(message);
         rest = behind;
