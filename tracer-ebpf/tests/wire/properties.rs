@@ -198,8 +198,7 @@ proptest! {
                 }
             }
             let owed = last_status(server).is_some();
-            let mut receives = parts(server, &receives).into_iter().peekable();
-            while let Some(receive) = receives.next() {
+            for receive in parts(server, &receives) {
                 prop_assert!(!owed || peer.wire.pending() == 1, "{}", peer.wire.pending());
                 peer.receive(receive);
             }
