@@ -202,7 +202,7 @@ proptest! {
                 prop_assert!(!owed || peer.wire.pending() == 1, "{}", peer.wire.pending());
                 peer.receive(receive);
             }
-            prop_assert_eq!(peer.wire.pending() == 0, owed || peer.wire.pending() == 0);
+            prop_assert!(!owed || peer.wire.pending() == 0);
         }
         prop_assert!(!peer.marked(MARK_RESYNCED));
     }
@@ -335,7 +335,8 @@ proptest! {
         status in status(),
     ) {
         let mut peer = Peer::ready();
-        peer.send(&[0]);
+        // Out of step, and known to be.
+        peer.send(&[0; 5]);
         for send in &sends {
             peer.send(send);
         }
