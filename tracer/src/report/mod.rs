@@ -192,7 +192,9 @@ pub enum ConnectionState {
     Connecting,
     Active,
     Idle,
+    #[serde(rename = "idle in transaction")]
     IdleInTransaction,
+    #[serde(rename = "idle in transaction (aborted)")]
     IdleInTransactionAborted,
     Closed,
 }
