@@ -170,9 +170,8 @@ pub fn on_receive<M: Memory>(memory: &mut M, wire: &mut Wire, segments: Segments
         wire.marks |= MARK_RESYNCED;
     }
     if wire.recv.synced != 0 {
-        let all = phase == PHASE_STARTING || wire.pending() > 1;
         for step in 0..WALK_STEPS {
-            if (step == WALK_STEPS_RECEIVE && !all) || !step_receive(memory, wire) {
+            if (step >= WALK_STEPS_RECEIVE && walked_enough(wire)) || !step_receive(memory, wire) {
                 break;
             }
         }
@@ -184,6 +183,13 @@ pub fn on_receive<M: Memory>(memory: &mut M, wire: &mut Wire, segments: Segments
         tail(memory, wire);
     }
     level(wire);
+}
+
+/// Whether the tail tells the rest of a receive: not while several answers are expected, and not
+/// within a header, whose bytes may have taken a step each.
+#[inline(always)]
+fn walked_enough(wire: &Wire) -> bool {
+    wire.recv.have == 0 && wire.phase != PHASE_STARTING && wire.pending() <= 1
 }
 
 /// The first packet has no type byte: length, code, then parameters.

@@ -209,12 +209,8 @@ fn zeros_are_no_messages() {
     assert_eq!(peer.wire.send.synced, 0);
     peer.receive(&[0; 100]);
     assert_eq!(peer.wire.recv.synced, 0);
-    peer.receive(&message_that_is_no_status());
+    peer.receive(&ready(b'?'));
     assert_eq!((peer.idle(), peer.wire.recv.synced), (Some('I'), 0));
-}
-
-fn message_that_is_no_status() -> Vec<u8> {
-    ready(b'?')
 }
 
 #[test]
@@ -244,7 +240,7 @@ fn a_first_packet_that_cannot_be_read_is_understood_later() {
 }
 
 #[test]
-fn messages_sent_at_once_by_several_buffers_calls_are_not_guessed() {
+fn what_was_sent_unseen_is_level_after_its_answer() {
     // The kernel side marks the stream after a `sendmmsg` of more than it follows.
     let mut peer = Peer::ready();
     peer.send(&query("SELECT 1"));

@@ -241,6 +241,22 @@ fn a_ready_for_query_split_around_an_empty_buffer_is_seen() {
 }
 
 #[test]
+fn a_receive_that_begins_and_ends_within_a_header_is_walked() {
+    let answer =
+        [message(b'1', b""), message(b'2', b""), copy_response(b'G'), notice(), notice()].concat();
+    for begin in 1..5 {
+        for end in 11..15 {
+            let mut peer = Peer::ready();
+            peer.send(&[parse("", "COPY t FROM STDIN"), bind("", &[]), execute(), sync()].concat());
+            peer.receive(&answer[..begin]);
+            peer.receive(&answer[begin..end]);
+            peer.receive(&answer[end..]);
+            assert!(peer.marked(MARK_COPY), "cut at {begin} and {end}");
+        }
+    }
+}
+
+#[test]
 fn drivers_that_read_header_and_payload_apart_are_followed() {
     let mut peer = Peer::ready();
     peer.send(&query("SELECT 1"));
