@@ -7,6 +7,7 @@
 
 mod child;
 mod load;
+mod processor;
 mod programs;
 mod scale;
 mod statistics;

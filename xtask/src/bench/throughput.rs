@@ -1,22 +1,53 @@
 //! Throughput with and without the tracer, as ratios of neighbouring runs.
 //!
-//! May import its neighbours. Invariant: the kernel's run-time statistics are off, as they are
-//! where people work.
+//! May import its neighbours. Each is given twice: by the time on the wall, which anything else
+//! that runs on the machine changes, and by processor time, which it changes little and which says
+//! the same where the processors are what there is too little of. Invariant: the kernel's run-time
+//! statistics are off, as they are where people work.
 
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use xtask::{clients, sh, workspace};
 
-use super::Bench;
 use super::child::Talking;
 use super::table::{Median, Table, Target, Unit};
 use super::tracer::Tracer;
+use super::{Bench, processor, until};
 
 /// Adds its rows.
 pub fn measure(bench: &Bench, table: &mut Table) -> Result<()> {
     with_pgbench(bench, table)?;
     with_node(bench, table)
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    /// Operations per second.
+    wall: f64,
+    /// Operations per second of processor time.
+    processor: f64,
+}
+
+/// Runs compared with those before and after them, so that a drift of the machine cancels out.
+#[derive(Default)]
+struct Ratios {
+    wall: Vec<f64>,
+    processor: Vec<f64>,
+}
+
+impl Ratios {
+    fn add(&mut self, before: Rate, run: Rate, after: Rate) {
+        self.wall.push(2.0 * run.wall / (before.wall + after.wall));
+        self.processor.push(2.0 * run.processor / (before.processor + after.processor));
+    }
+
+    fn tell(self, table: &mut Table, name: &str, target: Target) {
+        table.add(name, Median::of(self.wall), Unit::Percent, target);
+        let name = format!("{name}: processor time");
+        table.add(&name, Median::of(self.processor), Unit::Percent, target);
+    }
 }
 
 /// Transactions per second of the usual select-only load, with every core busy.
@@ -39,37 +70,53 @@ pub fn idle_client(bench: &Bench) -> Result<Talking> {
     Ok(psql)
 }
 
+/// A run of pgbench, with what it costs the client, the server and the tracer.
+fn pgbench_rate(bench: &Bench, tracer: Option<&Tracer>) -> Result<Rate> {
+    bench.check()?;
+    let server = bench.server.pid();
+    let sessions = processor::children(server)?;
+    let so_far = || -> Result<f64> {
+        let ours = processor::used(std::process::id())?.children;
+        let theirs = processor::used(server)?.children;
+        let tracers = tracer.map(Tracer::used).transpose()?.unwrap_or_default();
+        Ok((ours + theirs + tracers).as_secs_f64())
+    };
+    let before = so_far()?;
+    let tps = pgbench(bench)?;
+    // A session's time is the server's when it has ended.
+    until("the server's sessions end", || Ok(processor::children(server)?.is_subset(&sessions)))?;
+    let spent = so_far()? - before;
+    Ok(Rate { wall: tps, processor: tps * f64::from(bench.seconds) / spent })
+}
+
 fn with_pgbench(bench: &Bench, table: &mut Table) -> Result<()> {
     let ports = [bench.server.port()];
-    let idle = idle_client(bench)?.pid().to_string();
-    let run = |more: Option<&[&str]>| -> Result<f64> {
-        bench.check()?;
-        let Some(more) = more else { return pgbench(bench) };
+    let idle = idle_client(bench)?;
+    let pid = idle.pid().to_string();
+    let traced = |more: &[&str]| -> Result<Rate> {
         let tracer = Tracer::watch(bench, &ports, more)?;
-        let tps = pgbench(bench)?;
+        let rate = pgbench_rate(bench, Some(&tracer))?;
         tracer.finish()?;
-        Ok(tps)
+        Ok(rate)
     };
     // Warms the caches of files and pages.
     pgbench(bench)?;
-    let (mut watched, mut others, mut alone) = (Vec::new(), Vec::new(), Vec::new());
-    let mut before = run(None)?;
+    let (mut watched, mut others) = (Ratios::default(), Ratios::default());
+    let mut noise = Ratios::default();
+    let mut first = pgbench_rate(bench, None)?;
     for _ in 0..bench.rounds {
-        // Each between two runs without, so that a drift of the machine cancels out.
-        let with = run(Some(&[]))?;
-        let between = run(None)?;
-        watched.push(2.0 * with / (before + between));
-        let with = run(Some(&["--pid", &idle]))?;
-        let after = run(None)?;
-        others.push(2.0 * with / (between + after));
-        alone.push(after / between);
-        before = after;
+        let with = traced(&[])?;
+        let second = pgbench_rate(bench, None)?;
+        watched.add(first, with, second);
+        let with = traced(&["--pid", &pid])?;
+        let third = pgbench_rate(bench, None)?;
+        others.add(second, with, third);
+        noise.add(first, second, third);
+        first = third;
     }
-    let watched = Median::of(watched);
-    table.add("pgbench, watched", watched, Unit::Percent, Target::AtLeast(0.94));
-    let name = "pgbench, only another process watched";
-    table.add(name, Median::of(others), Unit::Percent, Target::AtLeast(0.98));
-    table.add("pgbench against itself (noise)", Median::of(alone), Unit::Percent, Target::None);
+    watched.tell(table, "pgbench, watched", Target::AtLeast(0.94));
+    others.tell(table, "pgbench, only another process watched", Target::AtLeast(0.98));
+    noise.tell(table, "pgbench against itself", Target::None);
     Ok(())
 }
 
@@ -78,32 +125,34 @@ fn with_node(bench: &Bench, table: &mut Table) -> Result<()> {
     node.arg(workspace::root().join("xtask/src/bench/checkouts.js"));
     node.env("NODE_PATH", clients::node_modules()).envs(bench.server.environment());
     let mut node = Talking::start(&mut node)?;
-    let mut rate = |kind: &str| -> Result<f64> {
+    let mut rate = |kind: &str| -> Result<Rate> {
         bench.check()?;
         let said = node.ask(&format!("{kind} {}", bench.seconds))?;
-        said.parse().with_context(|| format!("the Node client said: {said}"))
+        let rates: Option<Vec<f64>> = said.split(' ').map(|rate| rate.parse().ok()).collect();
+        match rates.as_deref() {
+            Some([wall, processor]) => Ok(Rate { wall: *wall, processor: *processor }),
+            _ => anyhow::bail!("the Node client said: {said}"),
+        }
     };
     rate("plain")?;
     rate("wrapped")?;
-    let (mut watched, mut wrapped, mut alone) = (Vec::new(), Vec::new(), Vec::new());
-    let mut before = rate("plain")?;
+    let (mut watched, mut wrapped) = (Ratios::default(), Ratios::default());
+    let mut noise = Ratios::default();
+    let mut first = rate("plain")?;
     for _ in 0..bench.rounds {
         let tracer = Tracer::watch(bench, &[bench.server.port()], &[])?;
         let with = rate("plain")?;
         tracer.finish()?;
-        let between = rate("plain")?;
-        watched.push(2.0 * with / (before + between));
+        let second = rate("plain")?;
+        watched.add(first, with, second);
         let with = rate("wrapped")?;
-        let after = rate("plain")?;
-        wrapped.push(2.0 * with / (between + after));
-        alone.push(after / between);
-        before = after;
+        let third = rate("plain")?;
+        wrapped.add(second, with, third);
+        noise.add(first, second, third);
+        first = third;
     }
-    let watched = Median::of(watched);
-    table.add("node-postgres checkouts, watched", watched, Unit::Percent, Target::AtLeast(0.97));
-    let name = "node-postgres checkouts, in-process wrapper";
-    table.add(name, Median::of(wrapped), Unit::Percent, Target::None);
-    let name = "node-postgres against itself (noise)";
-    table.add(name, Median::of(alone), Unit::Percent, Target::None);
+    watched.tell(table, "node-postgres checkouts, watched", Target::AtLeast(0.97));
+    wrapped.tell(table, "node-postgres checkouts, in-process wrapper", Target::None);
+    noise.tell(table, "node-postgres against itself", Target::None);
     Ok(())
 }

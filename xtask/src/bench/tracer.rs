@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::NamedTempFile;
 use xtask::sh;
 
-use super::Bench;
 use super::statistics::Programs;
+use super::{Bench, processor};
 
 /// Silence after which a connection is a finding; a tenth of it after which its stack is resolved.
 pub const THRESHOLD: Duration = Duration::from_secs(10);
@@ -66,6 +66,11 @@ impl Tracer {
     /// Its programs' run-time statistics.
     pub fn programs(&self) -> Result<Programs> {
         Programs::of(self.child.id())
+    }
+
+    /// Processor time so far.
+    pub fn used(&self) -> Result<Duration> {
+        Ok(processor::used(self.child.id())?.own)
     }
 
     /// Resident memory: all of it, and the part that is not the kernel's maps.
