@@ -1,6 +1,5 @@
 //! The wire walker over recorded shapes of the PostgreSQL protocol (PostgreSQL 18 documentation,
 //! sections 54.2 "Message Flow" and 54.7 "Message Formats"), and over bytes of any shape.
-#![expect(clippy::unwrap_used, reason = "a test's helpers fail as tests do")]
 
 mod endings;
 mod messages;
