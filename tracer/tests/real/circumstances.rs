@@ -9,7 +9,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 use xtask::postgres::Config;
 
-use crate::common::client::{Client, GO, NODE, leak_line, through};
+use crate::common::client::{Client, GO, Kind, NODE, leak_line, through};
 use crate::common::tracer::{Tracer, connleak, run};
 use crate::common::{deadline, process, server, server_with};
 use crate::{COULD_NOT_RUN, FOUND, NOTHING_FOUND};
@@ -47,7 +47,8 @@ fn connections_from_before_the_start_are_listed_and_later_leaks_found() {
 #[test]
 fn idle_connections_from_before_the_start_are_not_reported() {
     let server = server();
-    let mut client = Client::start(NODE, &server);
+    // Idle connections stay for good, however long the tracer takes to start.
+    let mut client = Client::start(Kind::Node(r#"{"idleTimeoutMillis":0}"#), &server);
     client.run("burst 7");
     let tracer = Tracer::watch(&server);
     client.run("healthy 3");

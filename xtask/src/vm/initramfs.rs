@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use xtask::sh;
+use xtask::{sh, workspace};
 
 use super::kernel::{Kernel, filter};
 
@@ -26,6 +27,7 @@ pub fn build(kernel: &Kernel, run: &str) -> Result<Vec<u8>> {
     }
     archive.file("bin/busybox", &fs::read(busybox)?)?;
     archive.file("init", include_bytes!("init.sh"))?;
+    archive.file("vm/workspace", workspace::root().as_os_str().as_bytes())?;
     archive.file("vm/run", run.as_bytes())?;
     let mut order = String::new();
     for (name, content) in modules {
