@@ -11,6 +11,7 @@ use aya_ebpf::{
     bindings::pt_regs, helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
+use aya_log_ebpf::debug;
 use tracer_ebpf::{
     conn::{Conn, FLAG_CONNECTING, FLAG_EOF},
     parts::{PART_CONNECT, PART_RECEIVE, PART_SEND},
@@ -126,6 +127,8 @@ fn go_on(ctx: &BtfTracePointContext, part: u32) {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn part_connect(ctx: BtfTracePointContext) -> u32 {
     on_connect(ctx.arg(0), ctx.arg(1), bpf_get_current_pid_tgid());
+    let (ret, pid_tgid): (i64, u64) = (ctx.arg(1), bpf_get_current_pid_tgid());
+    debug!(&ctx, "process {} connect returned {}", pid_tgid >> 32, ret);
     0
 }
 
