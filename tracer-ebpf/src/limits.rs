@@ -41,5 +41,8 @@ pub const WALK_STEPS: u32 = 16;
 /// Message headers walked in an ordinary receive; a longer one is followed by its tail.
 pub const WALK_STEPS_RECEIVE: u32 = 8;
 
+/// Messages passed before that, where their headers are at hand.
+pub const PASS_STEPS: u32 = 8;
+
 /// Pending uretprobes whose return addresses are saved with a stack copy.
 pub const MAX_FIXUPS: usize = 8;

@@ -4,10 +4,13 @@
 
 /// `connect` returned.
 pub const PART_CONNECT: u32 = 0;
-/// A send on a watched socket returned.
+/// A send or receive with one buffer on a watched socket returned.
 pub const PART_SEND: u32 = 1;
-/// A receive on a watched socket returned.
 pub const PART_RECEIVE: u32 = 2;
+/// A send or receive that is not followed by what is at hand of it alone.
+pub const PART_SEND_WALK: u32 = 3;
+pub const PART_RECEIVE_WALK: u32 = 4;
 
 /// Names of the programs in the object, by place.
-pub const PARTS: [&str; 3] = ["part_connect", "part_send", "part_receive"];
+pub const PARTS: [&str; 5] =
+    ["part_connect", "part_send", "part_receive", "part_send_walk", "part_receive_walk"];

@@ -39,7 +39,7 @@
 
 pub mod walk;
 
-pub use walk::{on_receive, on_send};
+pub use walk::{on_receive, on_send, pass_received, pass_sent};
 
 /// Nothing seen yet: the next send is a startup packet or one of the requests before it.
 pub const PHASE_NEW: u32 = 0;
@@ -119,6 +119,12 @@ impl Stream {
         self.skip = 0;
         self.have = 0;
         self.synced = synced as u16;
+    }
+
+    /// In step, at a message boundary.
+    #[inline(always)]
+    fn is_between(&self) -> bool {
+        self.synced != 0 && self.skip == 0 && self.have == 0
     }
 
     /// Ends a walk; false when not everything was followed. What the walk left may be payload.
@@ -210,13 +216,17 @@ impl Wire {
 pub trait Memory {
     /// Exactly `N` bytes, or `None`.
     fn read<const N: usize>(&mut self, address: u64) -> Option<[u8; N]>;
+    /// Bytes at hand from the beginning of the call's only buffer; zero where there are several.
+    fn window(&self) -> u64;
+    /// `N` bytes from `at` bytes into the buffer. Meaningless when they are not all at hand.
+    fn near<const N: usize>(&self, at: u64) -> [u8; N];
     /// Reads the NUL-terminated name of at most `max` bytes: its [`name_key`] goes to
     /// [`Wire::name_key`], its length with the NUL (zero when it cannot be read) to
     /// [`Wire::name_len`]. Through the connection, because the verifier follows every value that
     /// a function can return.
     fn name(&mut self, wire: &mut Wire, address: u64, max: u32);
     /// Keeps the NUL-terminated text of at most `max` bytes as the connection's statement and
-    /// returns what [`classify`](crate::statement::classify) says of its first bytes.
+    /// returns the marks that [`classify`](crate::statement::classify) tells.
     fn keep_statement(&mut self, address: u64, max: u32) -> u32;
     /// Keeps at most `max` bytes as the connection's startup parameters.
     fn keep_startup(&mut self, address: u64, max: u32);
@@ -289,7 +299,58 @@ impl Segments {
     }
 }
 
-/// A number that tells a zero-padded name from others; zero for the empty name only.
+/// Looks at a name `at` bytes into the buffer, like [`Memory::name`]; false when it is not all at
+/// hand. A function of its own, so that the verifier goes on from one state behind it.
+#[inline(never)]
+pub fn near_name<M: Memory>(memory: &M, wire: &mut Wire, at: u64) -> bool {
+    let room = memory.window() - at;
+    let mut key = 0;
+    for i in 0..NAME_BYTES / NAME_WORD {
+        let before = (i * NAME_WORD) as u64;
+        let word = u64::from_le_bytes(memory.near(at + before));
+        let Some((len, word)) = before_nul(word) else {
+            key = mix_name(key, word);
+            continue;
+        };
+        // What stands behind the window is of another call.
+        let len = before + len;
+        if len >= room || len + 2 > NAME_BYTES as u64 {
+            return false;
+        }
+        wire.name_key = if len == 0 { 0 } else { mix_name(key, word) | 1 };
+        wire.name_len = len as u32 + 1;
+        return true;
+    }
+    false
+}
+
+/// Bytes of a name that are mixed into its key at once.
+const NAME_WORD: usize = 8;
+
+/// Mixes the next bytes of a name into its key.
+#[must_use]
+#[inline(always)]
+const fn mix_name(key: u64, word: u64) -> u64 {
+    let key = (key ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    key ^ (key >> 29)
+}
+
+/// A NUL in eight bytes: how many bytes stand before it, and those alone.
+#[must_use]
+#[inline(always)]
+const fn before_nul(word: u64) -> Option<(u64, u64)> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let nuls = word.wrapping_sub(ONES) & !word & (ONES << 7);
+    if nuls == 0 {
+        return None;
+    }
+    // The lowest one is never wrong; only it is used.
+    let first = nuls & nuls.wrapping_neg();
+    let len = (first >> 7).wrapping_mul(0x0001_0203_0405_0607) >> 56;
+    Some((len, word & (first - 1)))
+}
+
+/// A number that tells a NUL-padded name from others; zero for the empty name only.
 #[must_use]
 #[inline(always)]
 pub fn name_key(name: &[u8; NAME_BYTES]) -> u64 {
@@ -297,22 +358,16 @@ pub fn name_key(name: &[u8; NAME_BYTES]) -> u64 {
         return 0;
     }
     let mut key = 0u64;
-    let mut word = 0;
-    while word < NAME_BYTES / 8 {
-        let i = word * 8;
-        let value = u64::from_ne_bytes([
-            name[i],
-            name[i + 1],
-            name[i + 2],
-            name[i + 3],
-            name[i + 4],
-            name[i + 5],
-            name[i + 6],
-            name[i + 7],
-        ]);
-        key = (key ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        key ^= key >> 29;
-        word += 1;
+    let mut i = 0;
+    while i < NAME_BYTES {
+        let mut word = [0; NAME_WORD];
+        word.copy_from_slice(&name[i..i + NAME_WORD]);
+        let word = u64::from_le_bytes(word);
+        if let Some((_, word)) = before_nul(word) {
+            return mix_name(key, word) | 1;
+        }
+        key = mix_name(key, word);
+        i += NAME_WORD;
     }
     key | 1
 }

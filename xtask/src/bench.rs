@@ -53,7 +53,9 @@ pub struct Options {
 /// What can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// Nanoseconds per run of the eBPF programs
+    /// Nanoseconds of program time by what a system call was
+    Calls,
+    /// Nanoseconds of program time under pgbench, and of Go's checkouts
     Programs,
     /// pgbench and node-postgres with and without the tracer
     Throughput,
@@ -113,16 +115,17 @@ pub fn run(options: &Options) -> Result<()> {
     println!("bench: {}", machine());
     let mut table = Table::default();
     let parts: &[Part] = options.only.as_slice();
-    for part in if parts.is_empty() { Part::value_variants() } else { parts } {
-        match part {
-            Part::Programs => programs::measure(&bench, &mut table)?,
-            Part::Throughput => throughput::measure(&bench, &mut table)?,
-            Part::Scale => scale::measure(&bench, &mut table)?,
-        }
-    }
+    let parts = if parts.is_empty() { Part::value_variants() } else { parts };
+    let measured = parts.iter().try_for_each(|part| match part {
+        Part::Calls => programs::calls(&bench, &mut table),
+        Part::Programs => programs::measure(&bench, &mut table),
+        Part::Throughput => throughput::measure(&bench, &mut table),
+        Part::Scale => scale::measure(&bench, &mut table),
+    });
     println!("bench: {}", machine());
+    // What was measured before a failure is told too.
     print!("\n{table}");
-    Ok(())
+    measured
 }
 
 /// How large the machine is and how busy.

@@ -66,11 +66,14 @@ pub fn object() -> Result<()> {
     replace_if_changed(&target.join(TARGET).join("release/connleak-bpf"), &workspace::bpf_object())
 }
 
-fn rustflags() -> [String; 3] {
+fn rustflags() -> [String; 4] {
     [
         // aya-ebpf picks the layout of saved registers by the architecture it will run on.
         format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
         "-Cdebuginfo=2".into(),
+        // Else numbers at odd places of a packet are put together byte by byte. The kernel allows
+        // it where the processor does (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`).
+        "-Ctarget-feature=+allows-misaligned-mem-access".into(),
         "-Clink-arg=--btf".into(),
     ]
 }

@@ -17,6 +17,7 @@ use tracer_ebpf::{
     parts,
     probe::ProbeSpec,
     stack::{CLASS_BYTES, CLASS_SLOTS, StackHeader},
+    wire::NAME_BYTES,
 };
 
 /// A stack slot of a class.
@@ -37,14 +38,20 @@ pub struct HandleKey {
 /// Bytes of a call's buffer that are read at once; a mask, one less than a power of two.
 pub const WINDOW_BYTES: u64 = 255;
 
-/// The longest of the walker's reads.
-pub const LONGEST_READ: usize = 24;
+/// The longest of the walker's reads of the window: a name.
+pub const LONGEST_READ: usize = NAME_BYTES;
 
 /// What the parts of one run hand on: the connection, and the beginning of the buffer that the
 /// call sent or received.
 #[repr(C)]
 pub struct Call {
     pub conn: u64,
+    /// Bytes of the send or receive that were passed, and whether the connection was settled then.
+    pub passed: u64,
+    pub settled: u64,
+    /// What the statement looked at says.
+    pub marks: u32,
+    pub _pad: u32,
     /// The buffer's address in the process.
     pub base: u64,
     /// Bytes of it in `bytes`.

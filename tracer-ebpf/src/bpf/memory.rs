@@ -13,7 +13,7 @@ use tracer_ebpf::{
     drops::DropReason,
     limits::{STARTUP_BYTES, STATEMENT_BYTES},
     statement::{PREFIX_BYTES, classify},
-    wire::{Memory, NAME_BYTES, Wire, name_key},
+    wire::{Memory, NAME_BYTES, Wire, name_key, near_name},
 };
 
 use super::{
@@ -36,6 +36,17 @@ pub fn user<T: Copy>(address: u64) -> Option<T> {
         );
         if failed == 0 { Some(value.assume_init()) } else { None }
     }
+}
+
+/// Reads a number from user memory; zero when that fails.
+#[inline(always)]
+pub fn user_or_zero(address: u64) -> u32 {
+    let mut value = 0u32;
+    // SAFETY: as in `user`. The helper zeroes what it cannot read.
+    unsafe {
+        bpf_probe_read_user((&raw mut value).cast(), size_of::<u32>() as u32, address as *const _);
+    }
+    value
 }
 
 /// Reads a plain value from kernel memory.
@@ -88,28 +99,21 @@ impl ConnMemory {
         Self { conn, call }
     }
 
-    /// `N` bytes at `address`, when all of them are in the window.
+    /// Where in the window `address` is, when `len` bytes from there are.
     #[inline(always)]
-    fn near<const N: usize>(&self, address: u64) -> Option<[u8; N]> {
-        // SAFETY: a live per-CPU map value; `at` is masked, and behind the last byte it can name
-        // there is room for the longest read.
-        unsafe {
-            let at = address.wrapping_sub((*self.call).base);
-            if at > WINDOW_BYTES || at + N as u64 > (*self.call).len {
-                return None;
-            }
-            const { assert!(N <= LONGEST_READ) };
-            let bytes = (&raw const (*self.call).bytes).cast::<u8>();
-            Some(bytes.add((at & WINDOW_BYTES) as usize).cast::<[u8; N]>().read())
-        }
+    fn place(&self, address: u64, len: u64) -> Option<u64> {
+        // SAFETY: a live per-CPU map value of this run alone.
+        let (base, end) = unsafe { ((*self.call).base, (*self.call).len) };
+        let at = address.wrapping_sub(base);
+        (at <= WINDOW_BYTES && at + len <= end).then_some(at)
     }
 }
 
 impl Memory for ConnMemory {
     #[inline(always)]
     fn read<const N: usize>(&mut self, address: u64) -> Option<[u8; N]> {
-        if let Some(bytes) = self.near(address) {
-            return Some(bytes);
+        if let Some(at) = self.place(address, N as u64) {
+            return Some(self.near(at));
         }
         let bytes = user::<[u8; N]>(address);
         if bytes.is_none() {
@@ -119,11 +123,27 @@ impl Memory for ConnMemory {
     }
 
     #[inline(always)]
+    fn window(&self) -> u64 {
+        // SAFETY: a live per-CPU map value of this run alone.
+        unsafe { (*self.call).len }
+    }
+
+    #[inline(always)]
+    fn near<const N: usize>(&self, at: u64) -> [u8; N] {
+        const { assert!(N <= LONGEST_READ) };
+        // SAFETY: a live per-CPU map value; `at` is masked, and behind the last byte it can name
+        // there is room for the longest read.
+        unsafe {
+            let bytes = (&raw const (*self.call).bytes).cast::<u8>();
+            bytes.add((at & WINDOW_BYTES) as usize).cast::<[u8; N]>().read()
+        }
+    }
+
+    #[inline(always)]
     fn name(&mut self, wire: &mut Wire, address: u64, max: u32) {
-        if self.near::<1>(address) == Some([0]) {
-            // No name, as almost every portal: the key of the empty name and the length of its NUL.
-            wire.name_key = 0;
-            wire.name_len = 1;
+        if let Some(at) = self.place(address, 1)
+            && near_name(self, wire, at)
+        {
             return;
         }
         read_name(wire, address, u64::from(max));
@@ -131,7 +151,7 @@ impl Memory for ConnMemory {
 
     #[inline(always)]
     fn keep_statement(&mut self, address: u64, max: u32) -> u32 {
-        keep_statement(self.conn, address, u64::from(max))
+        keep_statement(self.conn, self.call, address, u64::from(max))
     }
 
     #[inline(always)]
@@ -175,10 +195,10 @@ fn read_name(wire: &mut Wire, address: u64, max: u64) {
 
 /// Keeps a statement's text; returns its marks. A function of its own for its stack frame.
 #[inline(never)]
-fn keep_statement(conn: *mut Conn, address: u64, max: u64) -> u32 {
+fn keep_statement(conn: *mut Conn, call: *mut Call, address: u64, max: u64) -> u32 {
     let size = if max >= STATEMENT_BYTES as u64 { STATEMENT_BYTES as u64 - 1 } else { max };
-    // SAFETY: `conn` is a live map value; at most 127 of the 128 bytes of its statement are
-    // written, and the prefix is read back from the same field.
+    // SAFETY: `conn` and `call` are live map values; at most 127 of the 128 bytes of the statement
+    // are written, and the prefix is read back from the same field.
     unsafe {
         let len = bpf_probe_read_user_str(
             (&raw mut (*conn).statement).cast(),
@@ -192,6 +212,11 @@ fn keep_statement(conn: *mut Conn, address: u64, max: u64) -> u32 {
         }
         // The string's NUL is not part of the text.
         (*conn).statement_len = len as u32 - 1;
-        classify(&*(&raw const (*conn).statement).cast::<[u8; PREFIX_BYTES]>())
+        let marks = &raw mut (*call).marks;
+        marks.write_volatile(0);
+        classify(&*(&raw const (*conn).statement).cast::<[u8; PREFIX_BYTES]>(), |mark| {
+            marks.write_volatile(mark);
+        });
+        marks.read_volatile()
     }
 }

@@ -164,16 +164,7 @@ fn on_probe(ctx: &ProbeContext, index: u32) {
             (*conn).flags = ((*conn).flags | FLAG_DRIVER) & !FLAG_EOF;
             return;
         }
-        Site {
-            at,
-            conn: id,
-            pid_tgid,
-            ip: (*regs).rip,
-            sp: (*regs).rsp,
-            bp: (*regs).rbp,
-            g: (*regs).r14,
-            flags: FLAG_BOUNDARY,
-        }
+        Site::of(regs, at, id, pid_tgid, FLAG_BOUNDARY)
     };
     stacks::copy(conn, KIND_ACQUIRE, &site);
 }

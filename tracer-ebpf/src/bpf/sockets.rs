@@ -253,18 +253,7 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
         count(DropReason::DescriptorMapFull);
     }
     // SAFETY: `regs` as above.
-    let site = unsafe {
-        Site {
-            at,
-            conn: id,
-            pid_tgid,
-            ip: (*regs).rip,
-            sp: (*regs).rsp,
-            bp: (*regs).rbp,
-            g: (*regs).r14,
-            flags: 0,
-        }
-    };
+    let site = unsafe { Site::of(regs, at, id, pid_tgid, 0) };
     stacks::copy(conn, KIND_OPEN, &site);
     let known = process_flags & PROC_CONNECTED != 0;
     if !known {

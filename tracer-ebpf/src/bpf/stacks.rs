@@ -3,7 +3,10 @@
 //! May import the maps, `count`, `memory` and the contract. Invariants: the slot's sequence number
 //! is odd while it is written; bytes that could not be read are not counted in `len`.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_user};
+use aya_ebpf::{
+    bindings::pt_regs,
+    helpers::generated::{bpf_get_current_task, bpf_probe_read_user},
+};
 use tracer_ebpf::{
     config::Offsets,
     conn::Conn,
@@ -31,6 +34,20 @@ pub struct Site {
     pub g: u64,
     /// `FLAG_` bits of the contract's `stack` module.
     pub flags: u32,
+}
+
+impl Site {
+    /// The place of the saved registers.
+    ///
+    /// # Safety
+    ///
+    /// `regs` is the context of a uprobe or the trusted argument of a tracepoint.
+    #[inline(always)]
+    pub unsafe fn of(regs: *const pt_regs, at: u64, conn: u64, pid_tgid: u64, flags: u32) -> Self {
+        // SAFETY: by this function's contract.
+        let (ip, sp, bp, g) = unsafe { ((*regs).rip, (*regs).rsp, (*regs).rbp, (*regs).r14) };
+        Self { at, conn, pid_tgid, ip, sp, bp, g, flags }
+    }
 }
 
 /// Copies the stack of `site` into the connection's slot of `kind`. A function of its own for its

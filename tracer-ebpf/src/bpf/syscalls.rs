@@ -14,7 +14,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use tracer_ebpf::{
     conn::{Conn, FLAG_CONNECTING, FLAG_EOF},
-    parts::{PART_CONNECT, PART_RECEIVE, PART_SEND},
+    parts::{PART_CONNECT, PART_RECEIVE, PART_RECEIVE_WALK, PART_SEND, PART_SEND_WALK},
     stack::KIND_USE,
     wire::{self, PHASE_ENCRYPTED, PHASE_READY, PHASE_UNKNOWN, Segments},
 };
@@ -22,7 +22,7 @@ use tracer_ebpf::{
 use super::{
     count::now,
     maps::{CALL, Call, FDS, PARTS},
-    memory::{ConnMemory, user},
+    memory::{ConnMemory, user, user_or_zero},
     sockets::{conn_of, fd_key, on_close, on_close_range, on_connect, on_dup},
     stacks::{self, Site},
 };
@@ -107,8 +107,16 @@ pub fn on_syscall(ctx: BtfTracePointContext) -> u32 {
                 && let Some(call) = CALL.get_ptr_mut(0)
             {
                 // SAFETY: a live per-CPU map value of this run alone.
-                unsafe { (*call).conn = *id };
-                go_on(&ctx, if is_send(nr) { PART_SEND } else { PART_RECEIVE });
+                unsafe {
+                    (*call).conn = *id;
+                    (*call).passed = 0;
+                }
+                match nr {
+                    WRITE | SENDTO => go_on(&ctx, PART_SEND),
+                    READ | RECVFROM => go_on(&ctx, PART_RECEIVE),
+                    WRITEV | SENDMSG | SENDMMSG => go_on(&ctx, PART_SEND_WALK),
+                    _ => go_on(&ctx, PART_RECEIVE_WALK),
+                }
             }
         }
     }
@@ -132,50 +140,109 @@ pub fn part_connect(ctx: BtfTracePointContext) -> u32 {
     0
 }
 
-/// A send on a watched socket returned.
+/// A send of one buffer on a watched socket returned.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn part_send(ctx: BtfTracePointContext) -> u32 {
-    transfer(ctx.arg(0), ctx.arg(1), true);
+    pass(&ctx, true);
     0
 }
 
-/// A receive on a watched socket returned.
+/// A receive into one buffer on a watched socket returned.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn part_receive(ctx: BtfTracePointContext) -> u32 {
-    transfer(ctx.arg(0), ctx.arg(1), false);
+    pass(&ctx, false);
     0
 }
 
-#[inline(always)]
-fn is_send(nr: u64) -> bool {
-    nr == WRITE || nr == WRITEV || nr == SENDTO || nr == SENDMSG || nr == SENDMMSG
+/// A send on a watched socket returned that `part_send` is not for, or that it did not pass whole.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn part_send_walk(ctx: BtfTracePointContext) -> u32 {
+    walk(ctx.arg(0), ctx.arg(1), true);
+    0
 }
 
-/// A send or a receive returned.
+/// A receive on a watched socket returned that `part_receive` is not for, or did not pass whole.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn part_receive_walk(ctx: BtfTracePointContext) -> u32 {
+    walk(ctx.arg(0), ctx.arg(1), false);
+    0
+}
+
+/// The connection of the call, when it moved bytes.
 #[inline(always)]
-fn transfer(regs: *const pt_regs, ret: i64, send: bool) {
-    // SAFETY: `regs` is the trusted argument of the tracepoint.
-    let (nr, buffer, third, fourth) =
-        unsafe { ((*regs).orig_rax, (*regs).rsi, (*regs).rdx, (*regs).r10) };
-    let Some(call) = CALL.get_ptr_mut(0) else { return };
-    // SAFETY: a live per-CPU map value of this run alone.
-    let id = unsafe { (*call).conn };
-    let Some(conn) = conn_of(id) else { return };
+fn moved(call: *mut Call, regs: *const pt_regs, ret: i64, send: bool) -> Option<*mut Conn> {
+    // SAFETY: `regs` is the trusted argument of the tracepoint, `call` a live per-CPU map value of
+    // this run alone.
+    let (nr, third, fourth, id) =
+        unsafe { ((*regs).orig_rax, (*regs).rdx, (*regs).r10, (*call).conn) };
+    let conn = conn_of(id)?;
     if ret <= 0 {
         if !send && (ret == ECONNRESET || (ret == 0 && third != 0)) {
             // SAFETY: a live map value.
             unsafe { (*conn).flags |= FLAG_EOF };
         }
-        return;
+        return None;
     }
-    let peeked = (nr == RECVFROM && fourth & MSG_PEEK != 0)
-        || (nr == RECVMSG && third & MSG_PEEK != 0)
-        || (nr == RECVMMSG && fourth & MSG_PEEK != 0);
-    if peeked {
-        return;
-    }
+    let peeked = !send
+        && ((nr == RECVFROM && fourth & MSG_PEEK != 0)
+            || (nr == RECVMSG && third & MSG_PEEK != 0)
+            || (nr == RECVMMSG && fourth & MSG_PEEK != 0));
+    if peeked { None } else { Some(conn) }
+}
+
+/// A send or a receive of one buffer: followed here as far as it is of the common shape, and handed
+/// on otherwise. Apart from [`walk`], because the verifier takes the product of what one program
+/// does in a row.
+#[inline(always)]
+fn pass(ctx: &BtfTracePointContext, send: bool) {
+    let (regs, ret): (*const pt_regs, i64) = (ctx.arg(0), ctx.arg(1));
+    let Some(call) = CALL.get_ptr_mut(0) else { return };
+    let Some(conn) = moved(call, regs, ret, send) else { return };
     let len = ret as u64;
-    let mut moved = len;
+    // SAFETY: `regs` as in `moved`.
+    let buffer = unsafe { (*regs).rsi };
+    // SAFETY: a live map value. The walker gets its wire state and, through the memory, other
+    // fields of the same connection; nothing else of this program refers to them meanwhile.
+    let wire = unsafe { &mut (*conn).wire };
+    let settled = send && wire.settled();
+    let passed = if wire.phase == PHASE_READY {
+        let mut memory = ConnMemory::new(conn, call, buffer, len);
+        if send {
+            wire::pass_sent(&mut memory, wire, buffer, len)
+        } else {
+            wire::pass_received(&memory, wire, len)
+        }
+    } else if wire.phase == PHASE_ENCRYPTED {
+        // There is nothing to read.
+        len
+    } else {
+        0
+    };
+    if passed != len {
+        // SAFETY: a live per-CPU map value of this run alone.
+        unsafe {
+            (*call).passed = passed;
+            (*call).settled = u64::from(settled);
+        }
+        return go_on(ctx, if send { PART_SEND_WALK } else { PART_RECEIVE_WALK });
+    }
+    if send {
+        sent(conn, call, regs, len, settled);
+    } else {
+        received(conn, len);
+    }
+}
+
+/// A send or a receive of any shape.
+#[inline(always)]
+fn walk(regs: *const pt_regs, ret: i64, send: bool) {
+    let Some(call) = CALL.get_ptr_mut(0) else { return };
+    let Some(conn) = moved(call, regs, ret, send) else { return };
+    // SAFETY: `regs` and `call` as in `moved`.
+    let (nr, buffer, third, passed) =
+        unsafe { ((*regs).orig_rax, (*regs).rsi, (*regs).rdx, (*call).passed) };
+    let len = ret as u64;
+    let mut bytes = len;
     // For one buffer `count` is `ONE_BUFFER`, else `buffer` is an array of `count` `iovec`.
     let (buffer, count, len) = if nr == WRITE || nr == READ || nr == SENDTO || nr == RECVFROM {
         (buffer, ONE_BUFFER, len)
@@ -190,86 +257,80 @@ fn transfer(regs: *const pt_regs, ret: i64, send: bool) {
             return;
         };
         if nr == SENDMMSG || nr == RECVMMSG {
-            moved = several(buffer, len);
+            bytes = several(buffer, len);
             // PostgreSQL clients do not batch messages; the bytes and times of several count,
             // and what they say is followed for the first.
-            let first = user::<u32>(buffer + MMSG_LEN).unwrap_or(0);
+            let first = user_or_zero(buffer + MMSG_LEN);
             (iov, count & 0xffff, u64::from(first))
         } else {
             (iov, count & 0xffff, len)
         }
     };
-    let at = now();
+    // SAFETY: as in `pass`.
+    let wire = unsafe { &mut (*conn).wire };
+    let one = count == ONE_BUFFER;
+    let mut memory = ConnMemory::new(conn, call, buffer, if one { len } else { 0 });
+    let segments =
+        if one { Segments::buffer(buffer, len) } else { Segments::vector(buffer, count, len) };
     if send {
-        // SAFETY: a live map value; only plain fields are read here and written below.
-        let settled = unsafe { (*conn).wire.settled() };
-        follow_send(conn, call, buffer, count, len);
-        // SAFETY: as above.
-        let use_begins = unsafe {
-            let state = &mut (*conn).wire;
-            if moved != len {
-                state.send.synced = 0;
-            }
-            state.bytes_sent += moved;
-            state.last_send = at;
-            // A new use is the first send after the server was done, in a session.
-            let in_session = state.phase == PHASE_READY
-                || state.phase == PHASE_ENCRYPTED
-                || state.phase == PHASE_UNKNOWN;
-            if settled && in_session {
-                state.uses = state.uses.wrapping_add(1);
-                state.use_at = at;
-            }
-            settled && in_session
-        };
-        if use_begins {
-            // SAFETY: `regs` as above.
-            let site = unsafe {
-                Site {
-                    at,
-                    conn: id,
-                    pid_tgid: bpf_get_current_pid_tgid(),
-                    ip: (*regs).rip,
-                    sp: (*regs).rsp,
-                    bp: (*regs).rbp,
-                    g: (*regs).r14,
-                    flags: 0,
-                }
-            };
-            stacks::copy(conn, KIND_USE, &site);
+        // SAFETY: as in `moved`.
+        let before = unsafe { (*call).settled != 0 };
+        let settled = if passed != 0 { before } else { wire.settled() };
+        wire::on_send(&mut memory, wire, segments, passed);
+        if bytes != len {
+            wire.send.synced = 0;
         }
+        sent(conn, call, regs, bytes, settled);
     } else {
-        follow_receive(conn, call, buffer, count, len);
-        // SAFETY: as above.
-        unsafe {
-            let state = &mut (*conn).wire;
-            if moved != len {
-                state.recv.synced = 0;
-            }
-            state.bytes_received += moved;
-            state.last_recv = at;
+        wire::on_receive(&mut memory, wire, segments, passed);
+        if bytes != len {
+            wire.recv.synced = 0;
         }
+        received(conn, bytes);
     }
-    // SAFETY: as above.
-    unsafe { (*conn).flags &= !FLAG_CONNECTING };
+}
+
+/// `bytes` were sent, and the wire follows them; `settled` says whether the server was done before.
+#[inline(always)]
+fn sent(conn: *mut Conn, call: *mut Call, regs: *const pt_regs, bytes: u64, settled: bool) {
+    let at = now();
+    // SAFETY: a live map value; only plain fields are read and written.
+    let use_begins = unsafe {
+        (*conn).flags &= !FLAG_CONNECTING;
+        let state = &mut (*conn).wire;
+        state.bytes_sent += bytes;
+        state.last_send = at;
+        // A new use is the first send after the server was done, in a session.
+        let in_session = state.phase == PHASE_READY
+            || state.phase == PHASE_ENCRYPTED
+            || state.phase == PHASE_UNKNOWN;
+        if settled && in_session {
+            state.uses = state.uses.wrapping_add(1);
+            state.use_at = at;
+        }
+        settled && in_session
+    };
+    if use_begins {
+        // SAFETY: `regs` and `call` as in `moved`.
+        let site = unsafe { Site::of(regs, at, (*call).conn, bpf_get_current_pid_tgid(), 0) };
+        stacks::copy(conn, KIND_USE, &site);
+    }
+}
+
+/// `bytes` were received, and the wire follows them.
+#[inline(always)]
+fn received(conn: *mut Conn, bytes: u64) {
+    // SAFETY: as in `sent`.
+    unsafe {
+        (*conn).flags &= !FLAG_CONNECTING;
+        let state = &mut (*conn).wire;
+        state.bytes_received += bytes;
+        state.last_recv = now();
+    }
 }
 
 /// `count` of a call with one buffer.
 const ONE_BUFFER: u64 = u64::MAX;
-
-#[inline(always)]
-fn segments(buffer: u64, count: u64, len: u64) -> Segments {
-    if count == ONE_BUFFER {
-        Segments::buffer(buffer, len)
-    } else {
-        Segments::vector(buffer, count, len)
-    }
-}
-
-#[inline(always)]
-fn memory(conn: *mut Conn, call: *mut Call, buffer: u64, count: u64, len: u64) -> ConnMemory {
-    ConnMemory::new(conn, call, buffer, if count == ONE_BUFFER { len } else { 0 })
-}
 
 /// Bytes moved by the messages of a `sendmmsg` or `recvmmsg`.
 #[inline(always)]
@@ -279,26 +340,7 @@ fn several(messages: u64, count: u64) -> u64 {
         if index >= count {
             break;
         }
-        total += u64::from(user::<u32>(messages + index * MMSG_BYTES + MMSG_LEN).unwrap_or(0));
+        total += u64::from(user_or_zero(messages + index * MMSG_BYTES + MMSG_LEN));
     }
     total
-}
-
-/// Follows a send on the wire.
-#[inline(always)]
-fn follow_send(conn: *mut Conn, call: *mut Call, buffer: u64, count: u64, len: u64) {
-    // SAFETY: a live map value. The walker gets its wire state and, through the memory, other
-    // fields of the same connection; nothing else of this program refers to them meanwhile.
-    let wire = unsafe { &mut (*conn).wire };
-    let mut memory = memory(conn, call, buffer, count, len);
-    wire::on_send(&mut memory, wire, segments(buffer, count, len));
-}
-
-/// Follows a receive on the wire.
-#[inline(always)]
-fn follow_receive(conn: *mut Conn, call: *mut Call, buffer: u64, count: u64, len: u64) {
-    // SAFETY: as in `follow_send`.
-    let wire = unsafe { &mut (*conn).wire };
-    let mut memory = memory(conn, call, buffer, count, len);
-    wire::on_receive(&mut memory, wire, segments(buffer, count, len));
 }

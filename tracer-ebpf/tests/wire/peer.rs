@@ -3,7 +3,9 @@
 use tracer_ebpf::{
     limits::{STARTUP_BYTES, STATEMENT_BYTES},
     statement::{PREFIX_BYTES, classify},
-    wire::{self, Memory, NAME_BYTES, PHASE_READY, PHASE_UNKNOWN, Segments, Wire, name_key},
+    wire::{
+        self, Memory, NAME_BYTES, PHASE_READY, PHASE_UNKNOWN, Segments, Wire, name_key, near_name,
+    },
 };
 
 use super::messages::{startup, startup_answer};
@@ -14,7 +16,6 @@ const BASE: u64 = 0x7000_0000;
 const GAP: usize = 64;
 
 /// Memory of the traced process: one arena, in which only some ranges may be read.
-#[derive(Default)]
 pub struct Arena {
     bytes: Vec<u8>,
     allowed: Vec<(u64, u64)>,
@@ -27,6 +28,27 @@ pub struct Arena {
     pub strayed: u32,
     pub statement: Vec<u8>,
     pub startup: Vec<u8>,
+    /// Bytes of a buffer at hand, at most.
+    pub window_bytes: u64,
+    /// Where they are, and how many.
+    window: (u64, u64),
+}
+
+impl Default for Arena {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            allowed: Vec::new(),
+            missing: false,
+            roam: false,
+            reads: 0,
+            strayed: 0,
+            statement: Vec::new(),
+            startup: Vec::new(),
+            window_bytes: 255,
+            window: (0, 0),
+        }
+    }
 }
 
 impl Arena {
@@ -41,10 +63,20 @@ impl Arena {
         at
     }
 
+    /// Puts the only buffer of a call, the beginning of which is at hand.
+    fn put_only(&mut self, bytes: &[u8]) -> u64 {
+        let at = self.put(bytes);
+        if !self.missing {
+            self.window = (at, self.window_bytes.min(bytes.len() as u64));
+        }
+        at
+    }
+
     /// Forgets the buffers of the call before.
     pub fn begin(&mut self) {
         self.bytes.clear();
         self.allowed.clear();
+        self.window = (0, 0);
         self.reads = 0;
     }
 
@@ -84,7 +116,24 @@ impl Memory for Arena {
         Some(bytes)
     }
 
+    fn window(&self) -> u64 {
+        self.window.1
+    }
+
+    fn near<const N: usize>(&self, at: u64) -> [u8; N] {
+        let (start, len) = self.window;
+        // Behind the window stands what another call left: here, what ends every name.
+        std::array::from_fn(|index| match at + index as u64 {
+            at if at < len => self.bytes[usize::try_from(start + at - BASE).expect("small")],
+            _ => 0,
+        })
+    }
+
     fn name(&mut self, wire: &mut Wire, address: u64, max: u32) {
+        let at = address.wrapping_sub(self.window.0);
+        if at < self.window.1 && near_name(self, wire, at) {
+            return;
+        }
         let size = (max as usize).min(NAME_BYTES - 1);
         let mut padded = [0; NAME_BYTES];
         wire.name_len = 0;
@@ -103,7 +152,9 @@ impl Memory for Arena {
         let mut prefix = [0; PREFIX_BYTES];
         let len = self.statement.len().min(PREFIX_BYTES);
         prefix[..len].copy_from_slice(&self.statement[..len]);
-        classify(&prefix)
+        let mut marks = 0;
+        classify(&prefix, |mark| marks |= mark);
+        marks
     }
 
     fn keep_startup(&mut self, address: u64, max: u32) {
@@ -151,15 +202,18 @@ impl Peer {
     /// A send of one buffer.
     pub fn send(&mut self, bytes: &[u8]) {
         self.memory.begin();
-        let at = self.memory.put(bytes);
-        self.sent(Segments::buffer(at, bytes.len() as u64));
+        let (at, len) = (self.memory.put_only(bytes), bytes.len() as u64);
+        let settled = self.wire.settled();
+        let passed = wire::pass_sent(&mut self.memory, &mut self.wire, at, len);
+        self.follow_sent(Segments::buffer(at, len), passed, settled, passed == len);
     }
 
     /// A receive into one buffer.
     pub fn receive(&mut self, bytes: &[u8]) {
         self.memory.begin();
-        let at = self.memory.put(bytes);
-        self.received(Segments::buffer(at, bytes.len() as u64));
+        let (at, len) = (self.memory.put_only(bytes), bytes.len() as u64);
+        let passed = wire::pass_received(&self.memory, &mut self.wire, len);
+        self.follow_received(Segments::buffer(at, len), passed, passed == len);
     }
 
     /// A send of several buffers.
@@ -190,17 +244,28 @@ impl Peer {
 
     /// A send of what `segments` names.
     pub fn sent(&mut self, segments: Segments) {
-        let settled = self.wire.settled();
-        wire::on_send(&mut self.memory, &mut self.wire, segments);
+        self.follow_sent(segments, 0, self.wire.settled(), false);
+    }
+
+    /// A receive of what `segments` names.
+    pub fn received(&mut self, segments: Segments) {
+        self.follow_received(segments, 0, false);
+    }
+
+    fn follow_sent(&mut self, segments: Segments, passed: u64, settled: bool, whole: bool) {
+        if !whole {
+            wire::on_send(&mut self.memory, &mut self.wire, segments, passed);
+        }
         self.clock += 1;
         self.wire.last_send = self.clock;
         self.uses += u32::from(settled);
         assert_eq!(self.memory.strayed, 0, "read outside of the send");
     }
 
-    /// A receive of what `segments` names.
-    pub fn received(&mut self, segments: Segments) {
-        wire::on_receive(&mut self.memory, &mut self.wire, segments);
+    fn follow_received(&mut self, segments: Segments, passed: u64, whole: bool) {
+        if !whole {
+            wire::on_receive(&mut self.memory, &mut self.wire, segments, passed);
+        }
         self.clock += 1;
         self.wire.last_recv = self.clock;
         assert_eq!(self.memory.strayed, 0, "read outside of the receive");

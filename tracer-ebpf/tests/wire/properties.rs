@@ -2,7 +2,7 @@
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use tracer_ebpf::{
-    limits::WALK_STEPS,
+    limits::{PASS_STEPS, WALK_STEPS},
     wire::{MARK_RESYNCED, PHASE_FOREIGN, PHASE_NEW, Segments, Stream, Wire},
 };
 
@@ -119,6 +119,62 @@ fn exchange() -> impl Strategy<Value = Turns> {
     prop_oneof![simple(), batch(), copy_in(), copy_out(), call(), prepare()]
 }
 
+/// So few messages, also with their headers in pieces, that every way of walking them reaches their end.
+fn few(of: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    vec(select(of), 0..=PASS_STEPS as usize / 2).prop_map(|messages| messages.concat())
+}
+
+fn few_sent() -> impl Strategy<Value = Vec<u8>> {
+    let long = "x".repeat(300);
+    few(vec![
+        query("select 1"),
+        query(&long),
+        parse("s_1", "select 1"),
+        parse("a name of more than sixteen bytes", &long),
+        bind("s_1", &["7"]),
+        bind("a name of more than sixteen bytes", &[&long]),
+        bind(&long[..70], &[]),
+        describe("s_1"),
+        execute(),
+        flush(),
+        function_call(),
+        sync(),
+        copy_data(b"1"),
+        copy_done(),
+        b"?\0\0\0\x04".to_vec(),
+    ])
+}
+
+fn few_received() -> impl Strategy<Value = Vec<u8>> {
+    few(vec![
+        row_description(),
+        row("1"),
+        row(&"x".repeat(300)),
+        complete("SELECT 1"),
+        error("no"),
+        notice(),
+        message(b'1', b""),
+        message(b'2', b""),
+        message(b'K', &[0, 0, 0, 9, 0, 0, 0, 8]),
+        copy_response(b'G'),
+        copy_response(b'H'),
+        copy_response(b'W'),
+        ready(b'I'),
+        ready(b'T'),
+        ready(b'?'),
+        b"?\0\0\0\x04".to_vec(),
+    ])
+}
+
+/// What a wire says, without where its last calls were walked to.
+fn said(peer: &Peer) -> Wire {
+    let mut wire = peer.wire;
+    for stream in [&mut wire.send, &mut wire.recv] {
+        stream.segments = Segments::default();
+    }
+    Wire { text_at: 0, text_left: 0, bind_at: 0, bind_left: 0, ..wire }
+}
+
 /// Where to cut bytes: parts of these sizes, again and again.
 fn cuts() -> impl Strategy<Value = Vec<usize>> {
     vec(prop_oneof![1usize..8, 8usize..64, 64usize..5_000], 1..6)
@@ -177,6 +233,31 @@ proptest! {
             }
             if let Some(status) = last_status(server) {
                 prop_assert_eq!(peer.idle(), Some(status));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_at_hand_changes_the_price_and_nothing_else(
+        turns in vec((few_sent(), few_received()), 1..4),
+        sends in cuts(),
+        receives in cuts(),
+        window in prop_oneof![0u64..300, Just(255)],
+    ) {
+        let (mut plain, mut near) = (Peer::ready(), Peer::ready());
+        plain.memory.window_bytes = 0;
+        near.memory.window_bytes = window;
+        for (client, server) in &turns {
+            for send in parts(client, &sends) {
+                plain.send(send);
+                near.send(send);
+                prop_assert_eq!(said(&plain), said(&near));
+                prop_assert_eq!(plain.statement(), near.statement());
+            }
+            for receive in parts(server, &receives) {
+                plain.receive(receive);
+                near.receive(receive);
+                prop_assert_eq!(said(&plain), said(&near));
             }
         }
     }

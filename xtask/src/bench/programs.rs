@@ -2,8 +2,8 @@
 //!
 //! May import its neighbours. A program does not say why it ran, so each number comes from a
 //! client that does one kind of call a known number of times, beside which the rest of the
-//! machine's calls are few; those are subtracted at the price of an ignored one. The numbers
-//! include what the kernel's own counting costs, which is most of that of an ignored call.
+//! machine's calls are few. What the kernel's own counting costs each run is measured with calls
+//! that the program leaves after one comparison, and subtracted.
 
 use anyhow::{Context as _, Result, ensure};
 use std::process::Command;
@@ -18,18 +18,22 @@ use super::{Bench, throughput};
 /// Calls of a kind in one measurement.
 const CALLS: u64 = 200_000;
 
+/// Checkouts that tell whether all probes are attached.
+const TRIED: u64 = 10;
+
 /// Checkouts of the Go client in one measurement.
 const CHECKOUTS: u64 = 20_000;
 
 /// Adds its rows.
 pub fn measure(bench: &Bench, table: &mut Table) -> Result<()> {
     let _counting = Counting::on()?;
-    calls(bench, table)?;
     under_pgbench(bench, table)?;
     checkouts(bench, table)
 }
 
-fn calls(bench: &Bench, table: &mut Table) -> Result<()> {
+/// By what a system call was.
+pub fn calls(bench: &Bench, table: &mut Table) -> Result<()> {
+    let _counting = Counting::on()?;
     let port = postgres::free_port()?;
     let ours = std::env::current_exe().context("finding our own executable")?;
     let load = |role: &str| {
@@ -51,15 +55,15 @@ fn calls(bench: &Bench, table: &mut Table) -> Result<()> {
     let mut measured: [Vec<f64>; 5] = Default::default();
     for _ in 0..bench.rounds {
         let ignored = count("ignored")?.mean();
-        let each = |runs: Runs, calls: u64| {
-            let others = runs.count.saturating_sub(calls) as f64 * ignored;
-            (runs.nanos as f64 - others) / CALLS as f64
+        let each = |runs: Runs| {
+            let counting = runs.count as f64 * ignored;
+            (runs.nanos as f64 - counting) / CALLS as f64
         };
-        let unwatched = each(count("unwatched")?, CALLS);
-        let receive = each(count("receive")?, CALLS);
-        let send = each(count("send")?, CALLS);
+        let unwatched = each(count("unwatched")?);
+        let receive = each(count("receive")?);
+        let send = each(count("send")?);
         // Each use is answered.
-        let used = each(count("use")?, 2 * CALLS) - receive;
+        let used = each(count("use")?) - receive;
         for (all, one) in measured.iter_mut().zip([ignored, unwatched, receive, send, used]) {
             all.push(one);
         }
@@ -67,7 +71,7 @@ fn calls(bench: &Bench, table: &mut Table) -> Result<()> {
     drop(client);
     tracer.finish()?.nothing_lost()?;
     let rows = [
-        ("a system call that is no send or receive", Target::None),
+        ("what the kernel's counting costs, subtracted below", Target::None),
         ("send or receive, not watched", Target::AtMost(100.0)),
         ("receive, watched", Target::AtMost(300.0)),
         ("send, watched, no stack copy", Target::AtMost(300.0)),
@@ -110,7 +114,12 @@ fn checkouts(bench: &Bench, table: &mut Table) -> Result<()> {
     let mut client = Talking::start(&mut command)?;
     // The first checkout connects, and with that the process is looked at.
     client.tell("healthy conn 1")?;
-    super::until("connleak probes the Go client", || Ok(!tracer.programs()?.uprobes.is_empty()))?;
+    super::until("connleak probes acquire and release of the Go client", || {
+        let before = tracer.programs()?;
+        client.tell(&format!("hammer 1 {TRIED} conn"))?;
+        let (_, uprobes) = tracer.programs()?.since(&before);
+        Ok(uprobes.iter().filter(|runs| runs.count >= TRIED).count() >= 2)
+    })?;
     let mut pairs = Vec::new();
     for _ in 0..bench.rounds {
         bench.check()?;
