@@ -69,7 +69,8 @@ pub struct Offsets {
     pub ri_next: u32,
     /// 1 when the four `return_instance` offsets are known.
     pub ri_known: u32,
-    pub _pad: u32,
+    /// `sock.__sk_common.skc_dport` (the peer's port, network order)
+    pub sock_dport: u32,
 }
 
 const _: () = assert!(size_of::<Offsets>() == 22 * 4);

@@ -1,7 +1,8 @@
 //! The eBPF object: the kernel side of connleak.
 //!
 //! One program sees every system call at its exit, where the saved user registers still hold the
-//! arguments; three follow processes; a numbered set is attached to pool functions. Everything is
+//! arguments, and one stands by in its place while there is nothing to watch; three follow
+//! processes; a numbered set is attached to pool functions. Everything is
 //! read-only towards the traced processes, bounded (see [`tracer_ebpf::limits`]) and counts what
 //! it cannot keep.
 //!
@@ -20,6 +21,7 @@ mod bpf {
     pub mod processes;
     pub mod sockets;
     pub mod stacks;
+    pub mod standby;
     pub mod syscalls;
 }
 

@@ -17,6 +17,8 @@ pub const FORK: u32 = 5;
 pub const EXEC: u32 = 6;
 /// The last thread of a process ended.
 pub const EXIT: u32 = 7;
+/// A process began a TCP connection to a watched port while system calls are not watched.
+pub const CONNECT: u32 = 8;
 
 /// One record. Unused fields are zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

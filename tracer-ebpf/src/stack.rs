@@ -2,7 +2,8 @@
 //!
 //! May import [`limits`](crate::limits). Invariants: a slot is rewritten in place; `seq` is odd
 //! while it is written, so a reader copies, compares `seq` before and after, and retries. A slot
-//! belongs to one connection and one kind until user space returns it to its class's free list.
+//! belongs to one connection and one kind until user space, which has understood it or seen the
+//! connection's end, returns it to its class's free list.
 
 use crate::limits::MAX_FIXUPS;
 

@@ -84,16 +84,16 @@ pub static PROCS: HashMap<u32, Process> = HashMap::with_max_entries(MAX_PROCESSE
 #[map]
 pub static CHECKOUTS: HashMap<HandleKey, u64> = HashMap::with_max_entries(MAX_CHECKOUTS, 0);
 
-/// Stack slots by class, read by user space through memory mappings.
+/// Stack slots by class, read by user space when it needs them.
 #[map]
 pub static STACKS_0: Array<StackSlot<{ CLASS_BYTES[0] as usize }>> =
-    Array::with_max_entries(CLASS_SLOTS[0], BPF_F_MMAPABLE);
+    Array::with_max_entries(CLASS_SLOTS[0], 0);
 #[map]
 pub static STACKS_1: Array<StackSlot<{ CLASS_BYTES[1] as usize }>> =
-    Array::with_max_entries(CLASS_SLOTS[1], BPF_F_MMAPABLE);
+    Array::with_max_entries(CLASS_SLOTS[1], 0);
 #[map]
 pub static STACKS_2: Array<StackSlot<{ CLASS_BYTES[2] as usize }>> =
-    Array::with_max_entries(CLASS_SLOTS[2], BPF_F_MMAPABLE);
+    Array::with_max_entries(CLASS_SLOTS[2], 0);
 
 /// Free stack slots by class, filled by user space. Empty: `NoStackSlot`.
 #[map]

@@ -84,8 +84,9 @@ struct Target {
     addr: [u8; 16],
 }
 
+/// Whether a TCP port, in host order, is watched.
 #[inline(always)]
-fn is_watched_port(config: &Config, port: u16) -> bool {
+pub fn is_watched_port(config: &Config, port: u16) -> bool {
     let mut found = false;
     for watched in &config.ports {
         if *watched != 0 && *watched == port {

@@ -93,6 +93,7 @@ pub fn offsets(bytes: &[u8]) -> Result<Offsets, Error> {
         socket_type: btf.offset("socket", "type")?,
         socket_sk: btf.offset("socket", "sk")?,
         sock_num: btf.offset("sock", "__sk_common.skc_num")?,
+        sock_dport: btf.offset("sock", "__sk_common.skc_dport")?,
         sock_net: btf.offset("sock", "__sk_common.skc_net.net")?,
         net_inum: btf.offset("net", "ns.inum")?,
         utask_return_instances,
@@ -100,7 +101,6 @@ pub fn offsets(bytes: &[u8]) -> Result<Offsets, Error> {
         ri_stack,
         ri_next,
         ri_known,
-        _pad: 0,
     })
 }
 

@@ -96,7 +96,7 @@ pub struct Recheck {
 #[must_use]
 pub fn list(proc: &ProcFs, ports: &[u16], any_unix_port: bool) -> Listing {
     let unix_ports = (!any_unix_port).then_some(ports);
-    let namespaces = visit(proc, representatives(proc));
+    let namespaces = visit(proc, representatives(proc), read_here, unread_namespace);
     let mut listing = Listing::default();
     // A Unix client and its server may be in different namespaces: join over all of them.
     let servers: HashMap<u32, Peer> = namespaces
@@ -138,6 +138,21 @@ pub fn list(proc: &ProcFs, ports: &[u16], any_unix_port: bool) -> Listing {
     listing
 }
 
+/// Whether a server listens on one of these TCP ports, or on such a Unix socket, in any namespace
+/// of this host. What cannot be read counts as one that does not.
+#[must_use]
+pub fn is_served(proc: &ProcFs, ports: &[u16], any_unix_port: bool) -> bool {
+    let unix_ports = (!any_unix_port).then_some(ports);
+    let served = |_| {
+        let tcp = [diag::AF_INET, diag::AF_INET6].into_iter();
+        let unix = diag::unix_listening().unwrap_or_default();
+        tcp.flat_map(|family| diag::tcp_listening(family).unwrap_or_default())
+            .any(|socket| ports.contains(&socket.local_port))
+            || unix.iter().any(|socket| server(socket, unix_ports).is_some())
+    };
+    visit(proc, representatives(proc), served, |_| false).contains(&true)
+}
+
 /// Looks again at the sockets with these inodes, in these namespaces only.
 #[must_use]
 pub fn recheck(proc: &ProcFs, netns: &HashSet<u32>, inodes: &HashSet<u64>) -> Recheck {
@@ -149,7 +164,7 @@ pub fn recheck(proc: &ProcFs, netns: &HashSet<u32>, inodes: &HashSet<u64>) -> Re
     });
     let mut recheck = Recheck { unread: gone.collect(), ..Recheck::default() };
     recheck.unread.sort_unstable_by_key(|unread| unread.netns);
-    for namespace in visit(proc, known) {
+    for namespace in visit(proc, known, read_here, unread_namespace) {
         let unix = namespace.unix.iter().map(|socket| (socket.inode, Some(unix_status(socket))));
         let tcp = namespace.tcp.iter().map(|socket| (socket.inode, tcp_status(socket)));
         let all = unix.chain(tcp).filter_map(|(inode, status)| Some((u64::from(inode), status?)));
@@ -178,7 +193,13 @@ fn representatives(proc: &ProcFs) -> BTreeMap<u32, Vec<Pid>> {
     found
 }
 
-fn visit(proc: &ProcFs, namespaces: BTreeMap<u32, Vec<Pid>>) -> Vec<Namespace> {
+/// What `read` finds in each namespace, or what `failed` makes of one that cannot be entered.
+fn visit<T: Send>(
+    proc: &ProcFs,
+    namespaces: BTreeMap<u32, Vec<Pid>>,
+    read: impl Fn(u32) -> T + Sync,
+    failed: impl Fn(Unread) -> T + Sync,
+) -> Vec<T> {
     let mut here = ProcFs::default().netns(Pid(std::process::id()));
     let visitor = || {
         namespaces
@@ -187,11 +208,10 @@ fn visit(proc: &ProcFs, namespaces: BTreeMap<u32, Vec<Pid>>) -> Vec<Namespace> {
                 // Entering one's own would need a capability for nothing.
                 let entered = if here == Some(netns) { Ok(()) } else { enter(proc, netns, &pids) };
                 if let Err(error) = entered {
-                    let unread = vec![unread(netns, "entering it", &error)];
-                    return Namespace { netns, tcp: Vec::new(), unix: Vec::new(), unread };
+                    return failed(unread(netns, "entering it", &error));
                 }
                 here = Some(netns);
-                read_here(netns)
+                read(netns)
             })
             .collect()
     };
@@ -225,6 +245,11 @@ fn read_here(netns: u32) -> Namespace {
         Err(error) => namespace.unread.push(unread(netns, "its Unix sockets", &error)),
     }
     namespace
+}
+
+fn unread_namespace(unread: Unread) -> Namespace {
+    let netns = unread.netns;
+    Namespace { netns, tcp: Vec::new(), unix: Vec::new(), unread: vec![unread] }
 }
 
 fn unread(netns: u32, what: &str, error: &io::Error) -> Unread {

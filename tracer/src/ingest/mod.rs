@@ -15,7 +15,9 @@ use aya::maps::{MapData, RingBuf};
 use tracer_ebpf::{
     conn::{AF_INET, AF_INET6, AF_UNIX, Conn, FLAG_EOF, FLAG_EXISTED, conn_generation, conn_slot},
     record::{self, Record},
-    stack::{CLASS_BYTES, FLAG_BOUNDARY, KIND_ACQUIRE, KIND_OPEN, KIND_USE, KINDS},
+    stack::{
+        CLASS_BYTES, CLASS_SLOTS, FLAG_BOUNDARY, KIND_ACQUIRE, KIND_OPEN, KIND_USE, KINDS, SlotRef,
+    },
     wire::{PHASE_UNKNOWN, Wire},
 };
 
@@ -39,6 +41,8 @@ const CLOSE_RANGE_CLOEXEC: u64 = 4;
 /// Something about a process that the caller acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
+    /// Some process began to connect while system calls were not watched.
+    Connecting,
     /// It has a connection, and may be new.
     Connected(u32),
     /// It runs another program now.
@@ -87,6 +91,8 @@ pub struct Ingest {
     pools: Vec<PoolName>,
     losses: HashMap<&'static str, u64>,
     unknown_records: u64,
+    /// Stack slots of each class that live connections had at the last scan.
+    stacks_in_use: [u32; CLASS_SLOTS.len()],
 }
 
 impl Ingest {
@@ -105,6 +111,7 @@ impl Ingest {
             pools,
             losses: HashMap::new(),
             unknown_records: 0,
+            stacks_in_use: Default::default(),
         })
     }
 
@@ -186,6 +193,7 @@ impl Ingest {
                 self.exec(pid, at, proc, events);
                 notices.push(Notice::Exec(pid));
             }
+            record::CONNECT => notices.push(Notice::Connecting),
             record::EXIT => {
                 let fds = self.fds.of(pid, 0, i32::MAX);
                 for (_, conn) in &fds {
@@ -282,6 +290,9 @@ impl Ingest {
     /// Emits a connection's state when it has changed since the last time.
     fn emit_state(&mut self, id: u64, at: MonoNanos, events: &mut Vec<Event>) {
         let Some(conn) = self.conn(id) else { return };
+        for slot in conn.stacks.into_iter().filter_map(SlotRef::unpack) {
+            self.stacks_in_use[slot.class as usize] += 1;
+        }
         let Some(live) = self.live.get_mut(&id) else { return };
         let now = Fingerprint::of(&conn);
         if live.last == Some(now) || (live.last.is_none() && decode::is_connecting(&conn)) {
@@ -298,6 +309,8 @@ impl Ingest {
 
     /// Emits what changed since the last scan, and new losses.
     pub fn scan(&mut self, at: MonoNanos, events: &mut Vec<Event>) {
+        self.kernel.turn();
+        self.stacks_in_use = Default::default();
         let ids: Vec<u64> = self.live.keys().copied().collect();
         for id in ids {
             self.emit_state(id, at, events);
@@ -334,18 +347,33 @@ impl Ingest {
     #[must_use]
     pub fn stack(&self, id: ConnId, of: StackEvent, uses: u64) -> Option<CopiedStack> {
         let conn = self.conn(id.0)?;
-        let kind = match of {
-            StackEvent::Open => KIND_OPEN,
-            StackEvent::LastUse => KIND_USE,
-            StackEvent::Acquire => KIND_ACQUIRE,
-        };
-        let copied = self.kernel.stack(conn.stacks[kind])?;
+        let copied = self.kernel.stack(conn.stacks[kind_of(of)])?;
         let (present, at) = match of {
             StackEvent::Open => (0, conn.opened_at),
             StackEvent::LastUse => (u64::from(conn.wire.uses), conn.wire.use_at),
             StackEvent::Acquire => (conn.checkouts, conn.acquired_at),
         };
         (copied.header.conn == id.0 && copied.header.at == at && present == uses).then_some(copied)
+    }
+
+    /// Whether stack slots may soon be too few.
+    #[must_use]
+    pub fn is_short_of_stacks(&self) -> bool {
+        self.stacks_in_use.iter().zip(CLASS_SLOTS).any(|(used, slots)| *used > slots / 2)
+    }
+
+    /// Connections, at most `limit`, whose stack at open waits to be understood.
+    #[must_use]
+    pub fn with_open_stacks(&self, limit: usize) -> Vec<ConnId> {
+        let has = |id: &&u64| self.conn(**id).is_some_and(|conn| conn.stacks[KIND_OPEN] != 0);
+        self.live.keys().filter(has).take(limit).map(|id| ConnId(*id)).collect()
+    }
+
+    /// Gives the slot of a stack back that was understood.
+    pub fn retire_stack(&mut self, id: ConnId, of: StackEvent, copied: &CopiedStack) {
+        if self.conn(id.0).is_some() {
+            self.kernel.retire_stack(conn_slot(id.0), kind_of(of), copied.header.seq);
+        }
     }
 
     /// Moves a process to the next larger stack class; false when it is in the largest.
@@ -433,6 +461,14 @@ impl Ingest {
                 }
             }
         }
+    }
+}
+
+fn kind_of(of: StackEvent) -> usize {
+    match of {
+        StackEvent::Open => KIND_OPEN,
+        StackEvent::LastUse => KIND_USE,
+        StackEvent::Acquire => KIND_ACQUIRE,
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod error;
 mod pod;
+mod stacks;
 
 use std::{collections::HashSet, mem::offset_of, path::Path};
 
@@ -15,6 +16,7 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, Queue, RingBuf},
     programs::{
         BtfTracePoint, UProbe,
+        tp_btf::BtfTracePointLinkId,
         uprobe::{UProbeLink, UProbeLinkId, UProbeScope},
     },
 };
@@ -25,13 +27,15 @@ use tracer_ebpf::{
     limits::{MAX_CONNECTIONS, MAX_PROBES},
     parts,
     probe::ProbeSpec,
-    stack::{CLASS_BYTES, CLASS_SLOTS, HEADER_BYTES, SlotRef, StackHeader},
+    stack::SlotRef,
 };
 
 pub use error::LoadError;
 use error::shorten;
 pub use pod::plain_from_bytes;
 use pod::{MappedArray, PodConfig, PodProbeSpec, PodProcess};
+pub use stacks::CopiedStack;
+use stacks::Stacks;
 
 /// The object, embedded at build time.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CONNLEAK_BPF_OBJECT"));
@@ -39,11 +43,15 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CONNLEAK_BPF_OBJECT"));
 /// The program that goes on in those of [`parts`].
 const SYSCALL_HOOK: &str = "on_syscall";
 
-/// The always-attached programs: name in the object, typed tracepoint, and what is lost without.
-pub const HOOKS: [(&str, &str, &str); 4] = [
+/// The program that notices the first connection while that one is not attached.
+const STANDBY_HOOK: &str = "on_tcp_state";
+
+/// The programs on tracepoints: name in the object, typed tracepoint, and what is lost without.
+pub const HOOKS: [(&str, &str, &str); 5] = [
     ("on_fork", "sched_process_fork", "connections inherited over fork are followed"),
     ("on_exec", "sched_process_exec", "programs that start later are found"),
     ("on_exit", "sched_process_exit", "processes that end are noticed"),
+    (STANDBY_HOOK, "inet_sock_set_state", "a first connection is noticed"),
     (SYSCALL_HOOK, "sys_exit", "connections and their traffic are seen"),
 ];
 
@@ -53,7 +61,10 @@ const LINKS_PER_THREAD: usize = 4;
 /// The loaded kernel side.
 pub struct Kernel {
     ebpf: Ebpf,
-    btf: Btf,
+    /// Until the programs on tracepoints are loaded; it is large.
+    btf: Option<Btf>,
+    /// The one of [`SYSCALL_HOOK`] and [`STANDBY_HOOK`] that is attached.
+    switched: Option<(&'static str, BtfTracePointLinkId)>,
     /// Kept open: programs are loaded later and refer to it.
     _config: Array<MapData, PodConfig>,
     /// Kept open: the kernel empties a program array that no one holds.
@@ -63,22 +74,10 @@ pub struct Kernel {
     drops: PerCpuArray<MapData, u64>,
     probes: Array<MapData, PodProbeSpec>,
     free_conns: Queue<MapData, u32>,
-    free_stacks: [Queue<MapData, u32>; 3],
     conns: MappedArray<Conn>,
-    stacks: [MappedArray<StackHeader>; 3],
+    stacks: Stacks,
     loaded_probes: HashSet<usize>,
     probe_links: Vec<(usize, UProbeLinkId)>,
-}
-
-/// A raw stack as copied at an event.
-#[derive(Clone, Debug)]
-pub struct CopiedStack {
-    /// Registers and what belongs to them.
-    pub header: StackHeader,
-    /// Stack bytes from `header.sp` up.
-    pub bytes: Vec<u8>,
-    /// The copy filled its slot: there may have been more.
-    pub full: bool,
 }
 
 impl Kernel {
@@ -105,33 +104,21 @@ impl Kernel {
         let mut free_conns: Queue<_, u32> = take(&mut ebpf, "FREE_CONNS")?;
         // Slot 0 stays unused, so that an id is never zero.
         fill(&mut free_conns, "FREE_CONNS", 1..MAX_CONNECTIONS)?;
-        let mut free_stacks: [Queue<_, u32>; 3] = [
-            take(&mut ebpf, "FREE_STACKS_0")?,
-            take(&mut ebpf, "FREE_STACKS_1")?,
-            take(&mut ebpf, "FREE_STACKS_2")?,
-        ];
-        for (queue, slots) in free_stacks.iter_mut().zip(CLASS_SLOTS) {
-            fill(queue, "FREE_STACKS", 0..slots)?;
-        }
         let conns = mapped(&ebpf, "CONNS", CONN_BYTES, MAX_CONNECTIONS)?;
-        let stack = |name, class: usize| {
-            mapped(&ebpf, name, HEADER_BYTES + CLASS_BYTES[class] as usize, CLASS_SLOTS[class])
-        };
-        let stacks = [stack("STACKS_0", 0)?, stack("STACKS_1", 1)?, stack("STACKS_2", 2)?];
         let mut kernel = Self {
             fds: take(&mut ebpf, "FDS")?,
             procs: take(&mut ebpf, "PROCS")?,
             drops: take(&mut ebpf, "DROPS")?,
             probes: take(&mut ebpf, "PROBES")?,
             free_conns,
-            free_stacks,
             conns,
-            stacks,
+            stacks: Stacks::new(&mut ebpf)?,
             loaded_probes: HashSet::new(),
             probe_links: Vec::new(),
             _config: config_map,
             parts: take(&mut ebpf, "PARTS")?,
-            btf,
+            btf: Some(btf),
+            switched: None,
             ebpf,
         };
         for (index, spec) in specs.iter().enumerate() {
@@ -140,53 +127,104 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// Attaches the programs of [`HOOKS`].
+    /// Loads the programs of [`HOOKS`], attaches those that follow processes, and stands by.
     ///
     /// # Errors
     ///
     /// [`LoadError::Program`] for the first that the kernel refuses.
     pub fn attach(&mut self) -> Result<(), LoadError> {
-        HOOKS.iter().try_for_each(|(program, hook, _)| self.attach_hook(program, hook))
+        for (program, hook, _) in HOOKS {
+            self.load_hook(program, hook)?;
+        }
+        self.btf = None;
+        for (program, hook, _) in HOOKS {
+            if program != SYSCALL_HOOK && program != STANDBY_HOOK {
+                self.attach_loaded(program, hook)?;
+            }
+        }
+        self.switch(STANDBY_HOOK)
     }
 
-    /// Attaches one program of [`HOOKS`].
+    /// Watches system calls, or stands by until the first connection.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Program`] when the kernel refuses it; then it is as before.
+    pub fn watch_syscalls(&mut self, watch: bool) -> Result<(), LoadError> {
+        self.switch(if watch { SYSCALL_HOOK } else { STANDBY_HOOK })
+    }
+
+    /// Attaches the one and detaches the other.
+    fn switch(&mut self, to: &'static str) -> Result<(), LoadError> {
+        if self.switched.as_ref().is_some_and(|(program, _)| *program == to) {
+            return Ok(());
+        }
+        let hook = HOOKS.iter().find(|(program, ..)| *program == to).map_or("", |hook| hook.1);
+        let link = self.attach_loaded(to, hook)?;
+        if let Some((from, link)) = self.switched.replace((to, link)) {
+            // One that cannot be detached costs a little; that is no reason to fail.
+            let _attached = self.tracepoint(from, "").and_then(|tracepoint| {
+                tracepoint.detach(link).map_err(|error| refused(from, "", &shorten(&error)))
+            });
+        }
+        Ok(())
+    }
+
+    /// Loads and attaches one program of [`HOOKS`].
     ///
     /// # Errors
     ///
     /// [`LoadError::Program`] when the kernel refuses it.
     pub fn attach_hook(&mut self, program: &str, hook: &str) -> Result<(), LoadError> {
-        let refused = |reason| LoadError::Program {
-            program: program.to_owned(),
-            hook: hook.to_owned(),
-            reason,
-        };
-        if program == SYSCALL_HOOK {
-            for (place, part) in (0..).zip(parts::PARTS) {
-                let loaded = self.load_hook(part, hook)?;
-                let fd = loaded.fd().map_err(|error| refused(shorten(&error)))?;
-                let fd = fd.try_clone().map_err(|error| refused(shorten(&error)))?;
-                self.parts.set(place, &fd, 0).map_err(|error| refused(shorten(&error)))?;
-            }
-        }
-        let tracepoint = self.load_hook(program, hook)?;
-        tracepoint.attach().map_err(|error| refused(shorten(&error)))?;
+        self.load_hook(program, hook)?;
+        self.attach_loaded(program, hook)?;
         Ok(())
     }
 
-    fn load_hook(&mut self, program: &str, hook: &str) -> Result<&mut BtfTracePoint, LoadError> {
-        let refused = |reason| LoadError::Program {
-            program: program.to_owned(),
-            hook: hook.to_owned(),
-            reason,
-        };
-        let tracepoint: &mut BtfTracePoint = self
-            .ebpf
+    fn attach_loaded(
+        &mut self,
+        program: &str,
+        hook: &str,
+    ) -> Result<BtfTracePointLinkId, LoadError> {
+        let tracepoint = self.tracepoint(program, hook)?;
+        tracepoint.attach().map_err(|error| refused(program, hook, &shorten(&error)))
+    }
+
+    /// Loads a program, and the parts that it goes on in.
+    fn load_hook(&mut self, program: &str, hook: &str) -> Result<(), LoadError> {
+        if program == SYSCALL_HOOK {
+            for (place, part) in (0..).zip(parts::PARTS) {
+                let loaded = self.load_tracepoint(part, hook)?;
+                let refused = |error: &dyn std::error::Error| refused(part, hook, &shorten(error));
+                let fd = loaded.fd().map_err(|error| refused(&error))?;
+                let fd = fd.try_clone().map_err(|error| refused(&error))?;
+                self.parts.set(place, &fd, 0).map_err(|error| refused(&error))?;
+            }
+        }
+        self.load_tracepoint(program, hook).map(|_| ())
+    }
+
+    fn load_tracepoint(
+        &mut self,
+        program: &str,
+        hook: &str,
+    ) -> Result<&mut BtfTracePoint, LoadError> {
+        let btf = self.btf.take();
+        let loaded = self.tracepoint(program, hook).and_then(|tracepoint| {
+            let btf = btf.as_ref().ok_or_else(|| refused(program, hook, "loaded too late"))?;
+            tracepoint.load(hook, btf).map_err(|error| refused(program, hook, &shorten(&error)))
+        });
+        self.btf = btf;
+        loaded?;
+        self.tracepoint(program, hook)
+    }
+
+    fn tracepoint(&mut self, program: &str, hook: &str) -> Result<&mut BtfTracePoint, LoadError> {
+        self.ebpf
             .program_mut(program)
-            .ok_or_else(|| refused("not in the object".to_owned()))?
+            .ok_or_else(|| refused(program, hook, "not in the object"))?
             .try_into()
-            .map_err(|error: aya::programs::ProgramError| refused(shorten(&error)))?;
-        tracepoint.load(hook, &self.btf).map_err(|error| refused(shorten(&error)))?;
-        Ok(tracepoint)
+            .map_err(|error: aya::programs::ProgramError| refused(program, hook, &shorten(&error)))
     }
 
     /// Sets what probe program `index` does.
@@ -278,19 +316,36 @@ impl Kernel {
         let slot = conn_slot(id);
         let Some(conn) = self.conns.read(slot) else { return };
         self.conns.write_u32(slot, offset_of!(Conn, generation), 0);
-        for kind in 0..conn.stacks.len() {
-            self.free_stack(slot, kind, conn.stacks[kind]);
+        for (kind, packed) in conn.stacks.into_iter().enumerate() {
+            if let Some(stack) = SlotRef::unpack(packed) {
+                self.conns.write_u32(slot, offset_of!(Conn, stacks) + kind * 4, 0);
+                self.stacks.retire(stack);
+            }
         }
         // Only as many slots as the queue has places are ever out.
         let _full = self.free_conns.push(slot, 0);
     }
 
-    /// Gives one stack slot of a connection back.
-    fn free_stack(&mut self, slot: u32, kind: usize, packed: u32) {
+    /// Takes a stack that was read, with this sequence number, from its connection, unless it has
+    /// changed since.
+    pub fn retire_stack(&mut self, slot: u32, kind: usize, seq: u32) {
+        let Some(conn) = self.conns.read(slot) else { return };
+        let packed = conn.stacks[kind];
         let Some(stack) = SlotRef::unpack(packed) else { return };
-        self.conns.write_u32(slot, offset_of!(Conn, stacks) + kind * 4, 0);
-        // As above.
-        let _full = self.free_stacks[stack.class as usize].push(stack.index, 0);
+        let place = offset_of!(Conn, stacks) + kind * 4;
+        self.conns.write_u32(slot, place, 0);
+        let taken_anew = self.conns.read(slot).is_none_or(|conn| conn.stacks[kind] != 0);
+        if !taken_anew && self.stacks.seq(stack) != Some(seq) {
+            // A new stack was put there meanwhile.
+            self.conns.write_u32(slot, place, packed);
+        } else {
+            self.stacks.retire(stack);
+        }
+    }
+
+    /// Time has passed: stacks retired before the last turn are free again.
+    pub fn turn(&mut self) {
+        self.stacks.turn();
     }
 
     /// Sets the class of the connection's next stacks.
@@ -301,24 +356,7 @@ impl Kernel {
     /// Copies a stack out of its slot; `None` when there is none, or it changed while it was read.
     #[must_use]
     pub fn stack(&self, packed: u32) -> Option<CopiedStack> {
-        let slot = SlotRef::unpack(packed)?;
-        let map = self.stacks.get(slot.class as usize)?;
-        let header = map.read(slot.index)?;
-        if header.seq % 2 != 0 || header.seq == 0 {
-            return None;
-        }
-        let capacity = CLASS_BYTES[slot.class as usize];
-        let len = header.len.min(capacity) as usize;
-        let mut bytes = Vec::new();
-        if !map.read_bytes(slot.index, HEADER_BYTES, len, &mut bytes) {
-            return None;
-        }
-        let after = map.read(slot.index)?;
-        (after.seq == header.seq).then_some(CopiedStack {
-            header,
-            bytes,
-            full: header.len >= capacity,
-        })
+        self.stacks.read(SlotRef::unpack(packed)?)
     }
 
     /// The connection a descriptor refers to.
@@ -400,6 +438,14 @@ impl Drop for Kernel {
                 scope.spawn(move || drop(some));
             }
         });
+    }
+}
+
+fn refused(program: &str, hook: &str, reason: &str) -> LoadError {
+    LoadError::Program {
+        program: program.to_owned(),
+        hook: hook.to_owned(),
+        reason: reason.to_owned(),
     }
 }
 

@@ -35,6 +35,13 @@ pod! {
     PodProbeSpec(ProbeSpec),
 }
 
+/// A map value of `N` words.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct PodWords<const N: usize>(pub [u64; N]);
+// SAFETY: words alone.
+unsafe impl<const N: usize> aya::Pod for PodWords<N> {}
+
 /// Types that any bytes are a valid value of.
 ///
 /// # Safety
@@ -96,24 +103,6 @@ impl<T: Plain> MappedArray<T> {
         const { assert!(size_of::<T>().is_multiple_of(8)) };
         // SAFETY: all bytes are written and `T` accepts any.
         Some(unsafe { value.assume_init() })
-    }
-
-    /// Appends `len` bytes of element `index` from `offset` to `into`; false when out of range.
-    pub fn read_bytes(&self, index: u32, offset: usize, len: usize, into: &mut Vec<u8>) -> bool {
-        let Some(base) = self.element(index) else { return false };
-        if offset.checked_add(len).is_none_or(|end| end > self.stride) {
-            return false;
-        }
-        into.reserve(len);
-        for at in 0..len.div_ceil(8) {
-            let word = offset / 8 + at;
-            // SAFETY: within the element, whose size is a multiple of 8; see `read`.
-            let bits = unsafe { base.cast::<u64>().add(word).read_volatile() };
-            let bytes = bits.to_ne_bytes();
-            let take = (len - at * 8).min(8);
-            into.extend_from_slice(&bytes[..take]);
-        }
-        true
     }
 
     /// Writes element `index`, its first word after all others if so wanted (it may be what makes

@@ -24,7 +24,7 @@ pub use self::{
 use crate::{
     host::{clock, proc::ProcFs, sockets},
     ingest::{Ingest, Notice, raw_stack},
-    loader::Kernel,
+    loader::{CopiedStack, Kernel},
     model::{ConnId, Event, MonoNanos, Pid, Settings, StackEvent, Tracker},
     pools::Catalogue,
     symbolize::Symbolizer,
@@ -38,6 +38,15 @@ const SAMPLES_PER_TICK: usize = 16;
 
 /// Stacks of silent connections resolved per tick; the rest follows at the next ticks.
 const RESOLVED_PER_TICK: usize = 256;
+
+/// The same while stack slots are short, and as many stacks of opens.
+const RESOLVED_WHEN_SHORT: usize = 2_048;
+
+/// Ticks between two looks for something to watch while standing by.
+const TICKS_PER_LOOK: u32 = 4;
+
+/// Checks in a row that found nothing to watch, after which the session stands by: a minute.
+const CHECKS_BEFORE_STANDBY: u32 = 6;
 
 /// Ticks between two checks that silent connections are still what they were.
 const TICKS_PER_CHECK: u32 = 40;
@@ -79,6 +88,12 @@ pub struct Session {
     ticks: u32,
     pending: Vec<Event>,
     coverage: Vec<String>,
+    ports: Vec<u16>,
+    any_unix_port: bool,
+    /// System calls are watched; else the session stands by for something to watch.
+    watching: bool,
+    /// Checks in a row that found nothing to watch.
+    idle_checks: u32,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -127,27 +142,20 @@ impl Session {
             ticks: 0,
             pending: Vec::new(),
             coverage: Vec::new(),
+            ports: options.ports,
+            any_unix_port: options.any_unix_port,
+            watching: false,
+            idle_checks: 0,
             log,
         };
-        session.begin(&options.ports, options.any_unix_port, sink)?;
+        session.begin(sink)?;
         Ok(session)
     }
 
-    /// Marks the targets, takes existing connections in, and attaches probes to what runs.
-    fn begin(
-        &mut self,
-        ports: &[u16],
-        any_unix_port: bool,
-        sink: &mut dyn Sink,
-    ) -> Result<(), SessionError> {
-        let running: Vec<u32> = self
-            .proc
-            .pids()
-            .map_err(|error| SessionError::Proc(error.to_string()))?
-            .into_iter()
-            .map(|pid| pid.0)
-            .filter(|pid| *pid != std::process::id())
-            .collect();
+    /// Marks the targets and attaches probes to what runs; then watches, or stands by where there
+    /// is nothing to watch.
+    fn begin(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
+        let running = self.running()?;
         for pid in self.targets.pids() {
             if !running.contains(pid) {
                 return Err(SessionError::NoProcess(*pid));
@@ -163,7 +171,39 @@ impl Session {
         for pid in &watched {
             self.programs.look_at_executable(*pid, &self.proc, self.ingest.kernel());
         }
-        let listing = sockets::list(&self.proc, ports, any_unix_port);
+        if self.targets.everything() {
+            if self.is_something_to_watch() {
+                self.watch_everything(sink)?;
+            }
+        } else if !watched.is_empty() {
+            self.watch_everything(sink)?;
+        }
+        self.tick(sink)
+    }
+
+    /// Processes that run, without this one.
+    fn running(&self) -> Result<Vec<u32>, SessionError> {
+        let pids = self.proc.pids().map_err(|error| SessionError::Proc(error.to_string()))?;
+        Ok(pids.into_iter().map(|pid| pid.0).filter(|pid| *pid != std::process::id()).collect())
+    }
+
+    /// Whether any process talks to PostgreSQL, or may soon because a server is on this host.
+    fn is_something_to_watch(&self) -> bool {
+        sockets::is_served(&self.proc, &self.ports, self.any_unix_port)
+            || !sockets::list(&self.proc, &self.ports, self.any_unix_port).sockets.is_empty()
+    }
+
+    /// Watches system calls from here on and takes in the connections that exist.
+    fn watch_everything(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
+        self.ingest.kernel().watch_syscalls(true)?;
+        self.watching = true;
+        self.idle_checks = 0;
+        let watched: BTreeSet<u32> = self
+            .running()?
+            .into_iter()
+            .filter(|pid| self.targets.matches(&self.proc, *pid))
+            .collect();
+        let listing = sockets::list(&self.proc, &self.ports, self.any_unix_port);
         for unread in &listing.unread {
             self.coverage.push(format!(
                 "connections that existed before are not known in network namespace {}: {}",
@@ -186,8 +226,34 @@ impl Session {
             }
         }
         self.act(notices);
-        self.flush(sink)?;
-        self.tick(sink)
+        self.flush(sink)
+    }
+
+    /// Begins to watch where that has become due.
+    fn wake_up(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
+        let note = "system calls were watched only when something talked to PostgreSQL: the \
+            connections that began it have no stack of their opening";
+        if self.targets.everything() && !self.coverage.iter().any(|line| line == note) {
+            self.coverage.push(note.to_owned());
+        }
+        self.watch_everything(sink)
+    }
+
+    /// Stands by when there has been nothing to watch for some time.
+    fn stand_by(&mut self) -> Result<(), SessionError> {
+        if !self.watching || !self.targets.everything() {
+            return Ok(());
+        }
+        if self.ingest.live() > 0 || self.is_something_to_watch() {
+            self.idle_checks = 0;
+            return Ok(());
+        }
+        self.idle_checks += 1;
+        if self.idle_checks >= CHECKS_BEFORE_STANDBY {
+            self.ingest.kernel().watch_syscalls(false)?;
+            self.watching = false;
+        }
+        Ok(())
     }
 
     /// The events' state so far.
@@ -276,8 +342,9 @@ impl Session {
     fn drain(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
         let mut notices = Vec::new();
         self.ingest.drain(&self.proc, &mut self.pending, &mut notices);
-        self.act(notices);
-        self.flush(sink)
+        let due = self.act(notices);
+        self.flush(sink)?;
+        if due && !self.watching { self.wake_up(sink) } else { Ok(()) }
     }
 
     fn tick(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
@@ -289,6 +356,14 @@ impl Session {
         self.ticks += 1;
         if self.ticks.is_multiple_of(TICKS_PER_CHECK) {
             self.verify(sink)?;
+            self.stand_by()?;
+        }
+        if !self.watching
+            && self.targets.everything()
+            && self.ticks.is_multiple_of(TICKS_PER_LOOK)
+            && self.is_something_to_watch()
+        {
+            self.wake_up(sink)?;
         }
         if let Some(log) = &mut self.log {
             log.flush();
@@ -297,34 +372,60 @@ impl Session {
         self.flush(sink)
     }
 
-    /// Resolves the stacks of connections that went silent, and samples those in use.
+    /// Resolves the stacks of connections that went silent, and samples those in use. What is
+    /// resolved is in the model, so its slot serves another connection.
     fn resolve(&mut self, at: MonoNanos, sink: &mut dyn Sink) -> Result<(), SessionError> {
-        let mut wanted: Vec<(ConnId, StackEvent, u64)> = self
+        let short = self.ingest.is_short_of_stacks();
+        let limit = if short { RESOLVED_WHEN_SHORT } else { RESOLVED_PER_TICK };
+        let wanted: Vec<(ConnId, StackEvent, u64)> = self
             .tracker
             .wanted_stacks(at)
             .into_iter()
             .filter(|wanted| !self.given_up.contains(wanted))
-            .take(RESOLVED_PER_TICK)
+            .take(limit)
             .collect();
-        let sampled = self.ingest.sample(SAMPLES_PER_TICK);
-        wanted.extend(sampled.into_iter().map(|(conn, uses)| (conn, StackEvent::LastUse, uses)));
         for (conn, of, uses) in wanted {
-            let Some(copied) = self.ingest.stack(conn, of, uses) else {
-                // Overwritten by a later use, or never taken.
-                if self.given_up.len() >= tracer_ebpf::limits::MAX_CONNECTIONS as usize {
-                    self.given_up.clear();
-                }
-                self.given_up.insert((conn, of, uses));
-                continue;
-            };
-            let raw = raw_stack(&copied);
-            let resolved = self.symbolizer.resolve(&raw);
-            if resolved.cut && copied.full {
-                self.ingest.raise_stack_class(raw.pid);
+            if let Some(copied) = self.take_stack(at, conn, of, uses) {
+                self.ingest.retire_stack(conn, of, &copied);
             }
-            self.pending.push(Event::Stack { at, conn, of, uses, stack: resolved.stack });
+        }
+        if short {
+            for conn in self.ingest.with_open_stacks(limit) {
+                if let Some(copied) = self.take_stack(at, conn, StackEvent::Open, 0) {
+                    self.ingest.retire_stack(conn, StackEvent::Open, &copied);
+                }
+            }
+        }
+        // Their connections are in use and will need their slots again.
+        for (conn, uses) in self.ingest.sample(SAMPLES_PER_TICK) {
+            self.take_stack(at, conn, StackEvent::LastUse, uses);
         }
         self.flush(sink)
+    }
+
+    /// Resolves one stack for the model; `None` when it cannot be had any more.
+    fn take_stack(
+        &mut self,
+        at: MonoNanos,
+        conn: ConnId,
+        of: StackEvent,
+        uses: u64,
+    ) -> Option<CopiedStack> {
+        let Some(copied) = self.ingest.stack(conn, of, uses) else {
+            // Overwritten by a later use, or never taken.
+            if self.given_up.len() >= tracer_ebpf::limits::MAX_CONNECTIONS as usize {
+                self.given_up.clear();
+            }
+            self.given_up.insert((conn, of, uses));
+            return None;
+        };
+        let raw = raw_stack(&copied);
+        let resolved = self.symbolizer.resolve(&raw);
+        if resolved.cut && copied.full {
+            self.ingest.raise_stack_class(raw.pid);
+        }
+        self.pending.push(Event::Stack { at, conn, of, uses, stack: resolved.stack });
+        Some(copied)
     }
 
     /// Checks that silent connections still are what they were.
@@ -340,10 +441,12 @@ impl Session {
         self.flush(sink)
     }
 
-    /// Acts on what happened to processes.
-    fn act(&mut self, notices: Vec<Notice>) {
+    /// Acts on what happened to processes; true when there is something to watch.
+    fn act(&mut self, notices: Vec<Notice>) -> bool {
+        let mut due = false;
         for notice in notices {
             match notice {
+                Notice::Connecting => due |= self.targets.everything(),
                 Notice::Connected(pid) => {
                     if self.seen.insert(pid) {
                         self.look(pid);
@@ -355,6 +458,7 @@ impl Session {
                     if wanted {
                         if !self.targets.everything() {
                             self.targets.mark(self.ingest.kernel(), pid);
+                            due = true;
                         }
                         self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
                     }
@@ -369,6 +473,7 @@ impl Session {
                 }
             }
         }
+        due
     }
 
     /// Looks at a process that has connections: who it is, what can be probed, what its code is.

@@ -37,6 +37,7 @@ pub(super) const FIN_WAIT1: u8 = 4;
 pub(super) const FIN_WAIT2: u8 = 5;
 pub(super) const CLOSE_WAIT: u8 = 8;
 pub(super) const LAST_ACK: u8 = 9;
+const LISTEN: u8 = 10;
 pub(super) const CLOSING: u8 = 11;
 /// What may belong to a descriptor that once connected: no listener, no request, no TIME_WAIT.
 const CONNECTED: u32 = 1 << ESTABLISHED
@@ -95,8 +96,17 @@ pub(super) struct Unix {
 
 /// All connected TCP sockets of one family.
 pub(super) fn tcp(family: u8) -> io::Result<Vec<Tcp>> {
+    tcp_in(family, CONNECTED)
+}
+
+/// All listening TCP sockets of one family.
+pub(super) fn tcp_listening(family: u8) -> io::Result<Vec<Tcp>> {
+    tcp_in(family, 1 << LISTEN)
+}
+
+fn tcp_in(family: u8, states: u32) -> io::Result<Vec<Tcp>> {
     let mut request = vec![family, IPPROTO_TCP, 1 << (INET_DIAG_INFO - 1), 0];
-    request.extend(CONNECTED.to_ne_bytes());
+    request.extend(states.to_ne_bytes());
     // No socket in particular.
     request.resize(56, 0);
     dump(&request, parse_tcp)
@@ -104,8 +114,17 @@ pub(super) fn tcp(family: u8) -> io::Result<Vec<Tcp>> {
 
 /// All connected Unix stream sockets.
 pub(super) fn unix() -> io::Result<Vec<Unix>> {
+    unix_in(ESTABLISHED)
+}
+
+/// All listening Unix stream sockets.
+pub(super) fn unix_listening() -> io::Result<Vec<Unix>> {
+    unix_in(LISTEN)
+}
+
+fn unix_in(state: u8) -> io::Result<Vec<Unix>> {
     let mut request = vec![AF_UNIX, 0, 0, 0];
-    request.extend((1_u32 << ESTABLISHED).to_ne_bytes());
+    request.extend((1_u32 << state).to_ne_bytes());
     request.extend(0_u32.to_ne_bytes());
     request.extend((UDIAG_SHOW_NAME | UDIAG_SHOW_PEER).to_ne_bytes());
     request.extend([0; 8]);
