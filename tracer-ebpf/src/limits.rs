@@ -6,6 +6,11 @@
 /// [`NoConnectionSlot`](crate::drops::DropReason::NoConnectionSlot) and the connection is not seen.
 pub const MAX_CONNECTIONS: u32 = 16_384;
 
+/// Opens after which user space is woken, so that it keeps up with a burst of them. Counted by
+/// slots; a power of two.
+pub const OPENS_PER_WAKE: u32 = 512;
+const _: () = assert!(OPENS_PER_WAKE.is_power_of_two());
+
 /// Descriptors (process, fd) that refer to tracked connections. When full, the insert is counted
 /// as [`DescriptorMapFull`](crate::drops::DropReason::DescriptorMapFull).
 pub const MAX_DESCRIPTORS: u32 = 32_768;

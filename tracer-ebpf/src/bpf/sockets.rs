@@ -14,6 +14,7 @@ use tracer_ebpf::{
         AF_INET, AF_INET6, AF_UNIX, Conn, FLAG_CONNECTING, conn_generation, conn_id, conn_slot,
     },
     drops::DropReason,
+    limits::OPENS_PER_WAKE,
     record::{CLOSE, CLOSE_RANGE, DUP, OPEN, Record},
     stack::{KIND_OPEN, KINDS},
     wire::Wire,
@@ -263,7 +264,8 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
             count(DropReason::ProcessMapFull);
         }
     }
-    emit(Record { kind: OPEN, tgid, at, a: fd, b: 0, id }, !known);
+    let wake = !known || slot & (OPENS_PER_WAKE - 1) == 0;
+    emit(Record { kind: OPEN, tgid, at, a: fd, b: 0, id }, wake);
 }
 
 /// A descriptor no longer refers to its connection.

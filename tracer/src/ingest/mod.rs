@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use aya::maps::{MapData, RingBuf};
 use tracer_ebpf::{
     conn::{AF_INET, AF_INET6, AF_UNIX, Conn, FLAG_EOF, FLAG_EXISTED, conn_generation, conn_slot},
+    limits::OPENS_PER_WAKE,
     record::{self, Record},
     stack::{
         CLASS_BYTES, CLASS_SLOTS, FLAG_BOUNDARY, KIND_ACQUIRE, KIND_OPEN, KIND_USE, KINDS, SlotRef,
@@ -91,6 +92,8 @@ pub struct Ingest {
     pools: Vec<PoolName>,
     losses: HashMap<&'static str, u64>,
     unknown_records: u64,
+    /// Connections opened since the last scan.
+    opened: u32,
     /// Stack slots of each class that live connections had at the last scan.
     stacks_in_use: [u32; CLASS_SLOTS.len()],
 }
@@ -111,6 +114,7 @@ impl Ingest {
             pools,
             losses: HashMap::new(),
             unknown_records: 0,
+            opened: 0,
             stacks_in_use: Default::default(),
         })
     }
@@ -221,6 +225,7 @@ impl Ingest {
             self.closed(removed, at, events);
         }
         self.live.insert(id, Live { pid, inode: conn.inode, last: None, sampled: 0 });
+        self.opened += 1;
         events.push(Event::Open {
             at,
             conn: ConnId(id),
@@ -310,6 +315,7 @@ impl Ingest {
     /// Emits what changed since the last scan, and new losses.
     pub fn scan(&mut self, at: MonoNanos, events: &mut Vec<Event>) {
         self.kernel.turn();
+        self.opened = 0;
         self.stacks_in_use = Default::default();
         let ids: Vec<u64> = self.live.keys().copied().collect();
         for id in ids {
@@ -354,6 +360,12 @@ impl Ingest {
             StackEvent::Acquire => (conn.checkouts, conn.acquired_at),
         };
         (copied.header.conn == id.0 && copied.header.at == at && present == uses).then_some(copied)
+    }
+
+    /// Whether so many connections were opened since the last scan that the next should not wait.
+    #[must_use]
+    pub fn is_bursting(&self) -> bool {
+        self.opened >= OPENS_PER_WAKE
     }
 
     /// Whether stack slots may soon be too few.

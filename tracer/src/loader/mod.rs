@@ -27,7 +27,7 @@ use tracer_ebpf::{
     limits::{MAX_CONNECTIONS, MAX_PROBES},
     parts,
     probe::ProbeSpec,
-    stack::SlotRef,
+    stack::{KIND_OPEN, SlotRef},
 };
 
 pub use error::LoadError;
@@ -334,6 +334,11 @@ impl Kernel {
         let Some(stack) = SlotRef::unpack(packed) else { return };
         let place = offset_of!(Conn, stacks) + kind * 4;
         self.conns.write_u32(slot, place, 0);
+        if kind == KIND_OPEN {
+            // A connection opens once.
+            self.stacks.give_back(stack);
+            return;
+        }
         let taken_anew = self.conns.read(slot).is_none_or(|conn| conn.stacks[kind] != 0);
         if !taken_anew && self.stacks.seq(stack) != Some(seq) {
             // A new stack was put there meanwhile.

@@ -71,7 +71,7 @@ impl Stacks {
     pub fn read(&self, slot: SlotRef) -> Option<CopiedStack> {
         let mut bytes = self.bytes(slot)?;
         let header: StackHeader = plain_from_bytes(&bytes)?;
-        if header.seq % 2 != 0 || header.seq == 0 || self.seq(slot)? != header.seq {
+        if !header.seq.is_multiple_of(2) || header.seq == 0 || self.seq(slot)? != header.seq {
             return None;
         }
         let capacity = CLASS_BYTES[slot.class as usize];
@@ -99,13 +99,17 @@ impl Stacks {
         self.retired[0].push(slot);
     }
 
+    /// Gives a slot back that nothing writes to.
+    pub fn give_back(&mut self, slot: SlotRef) {
+        // Only as many slots as the queue has places are ever out.
+        let _full = self.free[slot.class as usize].push(slot.index, 0);
+    }
+
     /// Time has passed: frees what was retired before the last turn.
     pub fn turn(&mut self) {
-        let [now, before] = &mut self.retired;
-        for slot in before.drain(..) {
-            // Only as many slots as the queue has places are ever out.
-            let _full = self.free[slot.class as usize].push(slot.index, 0);
+        for slot in std::mem::take(&mut self.retired[1]) {
+            self.give_back(slot);
         }
-        std::mem::swap(now, before);
+        self.retired.swap(0, 1);
     }
 }

@@ -308,6 +308,9 @@ impl Session {
             }
             if ring_ready {
                 self.drain(sink)?;
+                if self.ingest.is_bursting() {
+                    next_tick = Instant::now();
+                }
             }
         }
     }

@@ -30,6 +30,10 @@ enum Role {
     Hold { port: u16, connections: usize },
 }
 
+/// Pause before each connection that is held: together they are opened faster than a server
+/// starts sessions, and slower than a loop can.
+pub const BETWEEN_OPENS: Duration = Duration::from_millis(2);
+
 /// Does what the role says.
 pub fn run(options: &Options) -> Result<()> {
     match options.role {
@@ -53,7 +57,10 @@ pub fn run(options: &Options) -> Result<()> {
         Role::Hold { port, connections } => {
             let listener = listen(port)?;
             thread::spawn(move || hold(&listener));
-            let sessions = (0..connections).map(|_| Session::start(port));
+            let sessions = (0..connections).map(|_| {
+                thread::sleep(BETWEEN_OPENS);
+                Session::start(port)
+            });
             let sessions: Vec<Session> = sessions.collect::<Result<_>>()?;
             ready()?;
             io::copy(&mut io::stdin(), &mut io::sink())?;

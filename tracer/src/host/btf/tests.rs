@@ -78,7 +78,7 @@ fn kernel(with_uprobes: bool) -> Builder {
     let possible_net = b.composite(4, "", &[("net", pointer, 0)]);
     let possible_net = b.plain(8, "possible_net_t", possible_net, &[]);
     let common =
-        b.composite(4, "sock_common", &[("skc_num", int, 14), ("skc_net", possible_net, 48)]);
+        b.composite(4, "sock_common", &[("skc_dport", int, 12), ("skc_num", int, 14), ("skc_net", possible_net, 48)]);
     let common = b.plain(10, "", common, &[]);
     b.composite(4, "sock", &[("__sk_common", common, 8)]);
     let ns_common = b.composite(4, "ns_common", &[("inum", int, 16)]);
@@ -117,7 +117,7 @@ const EXPECTED: Offsets = Offsets {
     ri_stack: 16,
     ri_next: 0,
     ri_known: 1,
-    _pad: 0,
+    sock_dport: 20,
 };
 
 #[test]
