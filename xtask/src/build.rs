@@ -71,10 +71,10 @@ fn rustflags() -> [String; 4] {
         // aya-ebpf picks the layout of saved registers by the architecture it will run on.
         format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
         "-Cdebuginfo=2".into(),
+        "-Clink-arg=--btf".into(),
         // Else numbers at odd places of a packet are put together byte by byte. The kernel allows
         // it where the processor does (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`).
-        "-Ctarget-feature=+allows-misaligned-mem-access".into(),
-        "-Clink-arg=--btf".into(),
+        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".into(),
     ]
 }
 

@@ -2,6 +2,8 @@
 //!
 //! May import `model::event` and `model::process`. Pure: facts only, no threshold and no verdict.
 
+use std::sync::Arc;
+
 use super::{
     event::{
         ConnId, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, Stack, StackEvent, TxStatus,
@@ -29,7 +31,7 @@ pub struct Opened {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StackOf {
     pub uses: u64,
-    pub stack: Stack,
+    pub stack: Arc<Stack>,
 }
 
 /// A connection that is open in at least one process.
@@ -215,7 +217,7 @@ impl Connection {
             StackEvent::Open => self.open.as_ref(),
             StackEvent::LastUse => self.last_use.as_ref(),
         }?;
-        (kept.uses == self.current(of)).then_some(&kept.stack)
+        (kept.uses == self.current(of)).then_some(&*kept.stack)
     }
 
     /// The stack of this kind that is not there and would say something, by its use number.

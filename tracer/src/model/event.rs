@@ -234,7 +234,7 @@ pub struct Frame {
 }
 
 /// A resolved stack.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stack {
     /// Innermost first.
     pub frames: Vec<Frame>,

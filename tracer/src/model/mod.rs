@@ -8,6 +8,7 @@ mod event;
 mod finding;
 mod process;
 mod rules;
+mod stacks;
 #[cfg(test)]
 mod tests;
 mod tracker;

@@ -16,6 +16,7 @@ use super::{
     finding::Finding,
     process::{Past, PathKey, ProcId, Process},
     rules::{self, Case, Scene},
+    stacks::Stacks,
 };
 
 /// Live connections known at once; further ones are counted as [`Anomaly::TooManyConnections`].
@@ -129,6 +130,7 @@ pub struct Tracker {
     lost: BTreeMap<String, u64>,
     anomalies: BTreeMap<Anomaly, u64>,
     totals: Totals,
+    stacks: Stacks,
 }
 
 impl Tracker {
@@ -145,6 +147,7 @@ impl Tracker {
             lost: BTreeMap::new(),
             anomalies: BTreeMap::new(),
             totals: Totals::default(),
+            stacks: Stacks::default(),
         }
     }
 
@@ -557,6 +560,7 @@ impl Tracker {
             stack.truncated.get_or_insert_with(|| format!("more than {MAX_FRAMES} frames"));
         }
         let path = app_frame(&stack).and_then(PathKey::of);
+        let stack = self.stacks.keep(stack);
         let again = conn.sampled_use().is_some_and(|sampled| sampled.uses == uses);
         conn.keep_stack(of, StackOf { uses, stack });
         let Some(path) = path else { return };

@@ -77,8 +77,11 @@ fn kernel(with_uprobes: bool) -> Builder {
     b.composite(4, "socket", &[("state", int, 0), ("type", int, 4), ("sk", pointer, 24)]);
     let possible_net = b.composite(4, "", &[("net", pointer, 0)]);
     let possible_net = b.plain(8, "possible_net_t", possible_net, &[]);
-    let common =
-        b.composite(4, "sock_common", &[("skc_dport", int, 12), ("skc_num", int, 14), ("skc_net", possible_net, 48)]);
+    let common = b.composite(
+        4,
+        "sock_common",
+        &[("skc_dport", int, 12), ("skc_num", int, 14), ("skc_net", possible_net, 48)],
+    );
     let common = b.plain(10, "", common, &[]);
     b.composite(4, "sock", &[("__sk_common", common, 8)]);
     let ns_common = b.composite(4, "ns_common", &[("inum", int, 16)]);
