@@ -34,6 +34,8 @@ pub const NAME: &str = "postgres";
 pub struct Config {
     /// Settings as in `postgresql.conf`; they override ours.
     pub settings: Vec<(String, String)>,
+    /// Listen on this port instead of a free one.
+    pub port: Option<u16>,
     /// Accept TLS, with a certificate that nobody signed (made by the `openssl` program).
     pub tls: bool,
     /// Run in a network namespace of its own (needs root).
@@ -83,7 +85,7 @@ impl Server {
         if config.tls {
             self_signed(&data, owner)?;
         }
-        let port = free_port()?;
+        let port = config.port.map_or_else(free_port, Ok)?;
         let mut command = owner.server(config.own_network)?;
         command.arg("-D").arg(&data).args(["-p", &port.to_string()]);
         for (name, value) in settings(config, dir.path()) {

@@ -486,6 +486,9 @@ impl Session {
         let pools = self.programs.look_at_process(pid, &self.proc, self.ingest.kernel());
         if let Some(mut process) = self.proc.process_seen(Pid(pid), self.programs.runtime(pid)) {
             process.pools = pools;
+            let observed = process.pools.iter().filter(|pool| pool.observed);
+            let observed: Vec<&str> = observed.map(|pool| pool.name.as_str()).collect();
+            log::info!("process {pid} has connections; observed pools: {}", observed.join(", "));
             self.pending.push(Event::Process { at: clock::now(), pid: Pid(pid), process });
         }
     }

@@ -66,6 +66,11 @@ impl Tracer {
         Self { process }
     }
 
+    /// Waits until it has said this on its standard error.
+    pub fn until_said(&mut self, wanted: &str) {
+        self.process.stderr.until(wanted, deadline());
+    }
+
     /// As Ctrl-C does.
     pub fn interrupt(&self) {
         self.process.signal("INT");

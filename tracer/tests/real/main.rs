@@ -13,6 +13,7 @@ mod descriptors;
 mod go;
 mod node;
 mod python;
+mod standby;
 mod vm;
 
 use common::client::{Client, Kind};
