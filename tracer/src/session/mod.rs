@@ -25,7 +25,7 @@ use crate::{
     host::{clock, proc::ProcFs, sockets},
     ingest::{Ingest, Notice, raw_stack},
     loader::Kernel,
-    model::{ConnId, Event, MonoNanos, Pid, Settings, StackEvent, Tracker},
+    model::{ConnId, Connection, Event, MonoNanos, Pid, Settings, StackEvent, Tracker},
     pools::Catalogue,
     symbolize::Symbolizer,
 };
@@ -77,6 +77,8 @@ pub struct Session {
     seen: BTreeSet<u32>,
     ended: BTreeSet<u32>,
     ticks: u32,
+    /// When unread bytes were last asked for.
+    looked_at: MonoNanos,
     pending: Vec<Event>,
     coverage: Vec<String>,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
@@ -125,6 +127,7 @@ impl Session {
             seen: BTreeSet::new(),
             ended: BTreeSet::new(),
             ticks: 0,
+            looked_at: MonoNanos(0),
             pending: Vec::new(),
             coverage: Vec::new(),
             log,
@@ -266,6 +269,8 @@ impl Session {
     /// When the sink fails.
     pub fn finish(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
         self.verify(sink)?;
+        // However short the time since the last one was.
+        self.looked_at = MonoNanos(0);
         self.tick(sink)
     }
 
@@ -286,6 +291,7 @@ impl Session {
         self.ingest.scan(at, &mut self.pending);
         self.flush(sink)?;
         self.resolve(at, sink)?;
+        self.look_for_unread(sink)?;
         self.ticks += 1;
         if self.ticks.is_multiple_of(TICKS_PER_CHECK) {
             self.verify(sink)?;
@@ -323,6 +329,38 @@ impl Session {
                 self.ingest.raise_stack_class(raw.pid);
             }
             self.pending.push(Event::Stack { at, conn, of, uses, stack: resolved.stack });
+        }
+        self.flush(sink)
+    }
+
+    /// Asks what waits unread on connections that are silent although the server owes an answer:
+    /// whether it works, or nobody reads.
+    fn look_for_unread(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
+        // Before the kernel counts: what is received after that may have been among it.
+        let at = clock::now();
+        if at.since(self.looked_at) < self.settings.soft_threshold {
+            return Ok(());
+        }
+        let wanted = self.tracker.wanted_looks(at);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.looked_at = at;
+        let (queued, not_asked) = self.ingest.unread(&wanted, &self.proc);
+        for (conn, bytes) in queued {
+            let known = self.tracker.connection(conn).and_then(Connection::unread);
+            if bytes > 0 || known.is_some() {
+                self.pending.push(Event::Unread { at, conn, bytes });
+            }
+        }
+        for unread in not_asked {
+            let line = format!(
+                "whether an answer waits unread is not known in network namespace {}: {}",
+                unread.netns, unread.reason
+            );
+            if !self.coverage.contains(&line) {
+                self.coverage.push(line);
+            }
         }
         self.flush(sink)
     }
