@@ -12,7 +12,7 @@
 mod diag;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::File,
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
@@ -24,6 +24,9 @@ use tracer_ebpf::conn::{AF_INET, AF_INET6, AF_UNIX};
 
 use super::proc::ProcFs;
 use crate::model::{Peer, Pid};
+
+const TCP_FAMILIES: [(u8, &str); 2] =
+    [(diag::AF_INET, "its IPv4 sockets"), (diag::AF_INET6, "its IPv6 sockets")];
 
 /// Where a connection is in its life, seen from the client's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,11 +184,7 @@ pub fn recheck(proc: &ProcFs, known: &[Known]) -> Recheck {
         let unix = namespace.unix.iter().map(|socket| (socket.inode, Some(unix_status(socket))));
         let tcp = namespace.tcp.iter().map(|socket| (socket.inode, tcp_status(socket)));
         let all = unix.chain(tcp).filter_map(|(inode, status)| Some((u64::from(inode), status?)));
-        recheck.found.extend(all.filter(|(inode, _)| {
-            wanted
-                .get(&namespace.netns)
-                .is_some_and(|sockets| sockets.iter().any(|socket| socket.inode == *inode))
-        }));
+        recheck.found.extend(all);
         recheck.unread.extend(namespace.unread);
     }
     recheck
@@ -249,9 +248,7 @@ fn enter(proc: &ProcFs, netns: u32, pids: &[Pid]) -> io::Result<()> {
 /// Lists the namespace that the calling thread is in.
 fn read_here(netns: u32) -> Namespace {
     let mut namespace = Namespace { netns, tcp: Vec::new(), unix: Vec::new(), unread: Vec::new() };
-    for (family, what) in
-        [(diag::AF_INET, "its IPv4 sockets"), (diag::AF_INET6, "its IPv6 sockets")]
-    {
+    for (family, what) in TCP_FAMILIES {
         match diag::tcp(family) {
             Ok(sockets) => namespace.tcp.extend(sockets),
             Err(error) => namespace.unread.push(unread(netns, what, &error)),
@@ -264,16 +261,29 @@ fn read_here(netns: u32) -> Namespace {
     namespace
 }
 
-/// The same of these sockets only, with others to the same ports.
+/// The same of these sockets only.
 fn look_here(netns: u32, sockets: &[Known]) -> Namespace {
     let mut namespace = Namespace { netns, tcp: Vec::new(), unix: Vec::new(), unread: Vec::new() };
     let ports: BTreeSet<u16> = sockets.iter().filter_map(|socket| socket.peer_port).collect();
     for port in ports {
-        for (family, what) in
-            [(diag::AF_INET, "its IPv4 sockets"), (diag::AF_INET6, "its IPv6 sockets")]
-        {
+        let mut wanted: HashSet<u64> = sockets
+            .iter()
+            .filter(|socket| socket.peer_port == Some(port))
+            .map(|socket| socket.inode)
+            .collect();
+        for (family, what) in TCP_FAMILIES {
+            // Each family is a walk through the kernel's table of all connections.
+            if wanted.is_empty() {
+                break;
+            }
             match diag::tcp_to(family, port) {
-                Ok(sockets) => namespace.tcp.extend(sockets),
+                Ok(sockets) => {
+                    for socket in sockets {
+                        if wanted.remove(&u64::from(socket.inode)) {
+                            namespace.tcp.push(socket);
+                        }
+                    }
+                }
                 Err(error) => namespace.unread.push(unread(netns, what, &error)),
             }
         }

@@ -120,7 +120,7 @@ fn rows_closed_early_are_not_reported() {
 
 #[test]
 fn rows_that_are_read_slowly_are_not_reported() {
-    let seen = watch(GO, &["slow_rows 40", "healthy rows 5"]);
+    let seen = watch(GO, &["slow_rows 80", "healthy rows 5"]);
     // Not as a long query either: the server is ahead of the client.
     assert!(seen.report.findings().is_empty(), "{:#}", seen.report.0);
     assert_eq!(seen.exit, NOTHING_FOUND);
