@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use tracer::{
     host::{
         proc::{Holder, ProcFs},
-        sockets::{ListedSocket, State, list, recheck},
+        sockets::{Known, ListedSocket, State, list, recheck},
     },
     model::{Fd, Peer, Pid, Runtime},
 };
@@ -242,6 +242,12 @@ fn of_a_unix_connection_only_the_client_end_is_listed_with_the_server_s_path() {
     assert_eq!(listed(&[61235]), []);
 }
 
+/// A socket of this process, to look at again.
+fn known(socket: &impl AsRawFd, peer_port: Option<u16>) -> Known {
+    let pid = Pid(std::process::id());
+    Known { netns: own_netns(), pid, inode: inode(socket), peer_port }
+}
+
 #[test]
 fn a_recheck_tells_still_there_from_closed_by_the_server_and_gone() {
     let _lock = no_fork_meanwhile();
@@ -250,36 +256,80 @@ fn a_recheck_tells_still_there_from_closed_by_the_server_and_gone() {
     let listener = UnixListener::bind(&path).unwrap();
     let unix = UnixStream::connect(&path).unwrap();
     let (unix_server, _) = listener.accept().unwrap();
+    let (unix_gone, other_gone) = UnixStream::pair().unwrap();
     let to = |port| ([127, 0, 0, 1], port).into();
-    let (kept, _kept_server, _) = tcp_pair("127.0.0.1:0", to);
+    let (kept, _kept_server, kept_port) = tcp_pair("127.0.0.1:0", to);
     let (half, half_server, half_port) = tcp_pair("127.0.0.1:0", to);
-    let (gone, _gone_server, _) = tcp_pair("127.0.0.1:0", to);
-    let inodes = HashSet::from([inode(&unix), inode(&kept), inode(&half), inode(&gone)]);
-    let (proc, netns) = (ProcFs::default(), HashSet::from([own_netns()]));
+    let (gone, _gone_server, gone_port) = tcp_pair("127.0.0.1:0", to);
+    let all = [
+        known(&unix, None),
+        known(&unix_gone, None),
+        known(&kept, Some(kept_port)),
+        known(&half, Some(half_port)),
+        known(&gone, Some(gone_port)),
+    ];
+    let proc = ProcFs::default();
 
-    let before = recheck(&proc, &netns, &inodes);
+    let before = recheck(&proc, &all);
     assert_eq!(before.unread, []);
-    assert_eq!(before.found.keys().copied().collect::<HashSet<_>>(), inodes);
+    let inodes: BTreeSet<_> = all.iter().map(|socket| socket.inode).collect();
+    assert_eq!(before.found.keys().copied().collect::<BTreeSet<_>>(), inodes);
 
-    let gone_inode = inode(&gone);
-    drop((unix_server, gone));
+    let (gone_inode, unix_gone_inode) = (inode(&gone), inode(&unix_gone));
+    drop((unix_server, gone, unix_gone, other_gone));
     half_server.shutdown(Shutdown::Write).unwrap();
     // The end of stream has arrived when it can be read.
     assert_eq!((&half).read(&mut [0]).unwrap(), 0);
-    let after = recheck(&proc, &netns, &inodes);
+    let after = recheck(&proc, &all);
+    assert_eq!(after.unread, []);
     let state = |inode| after.found.get(&inode).map(|status| status.state);
     assert_eq!(state(inode(&kept)), Some(State::Established));
     assert_eq!(state(inode(&half)), Some(State::PeerClosed));
     assert_eq!(state(inode(&unix)), Some(State::PeerClosed));
-    assert_eq!(state(gone_inode), None);
+    assert_eq!((state(gone_inode), state(unix_gone_inode)), (None, None));
     let cookie = |found: &tracer::host::sockets::Recheck| found.found[&inode(&kept)].cookie;
     assert_eq!(cookie(&before), cookie(&after));
     assert_eq!(listed(&[half_port])[0].status.state, State::PeerClosed);
 }
 
 #[test]
+fn what_waits_unread_is_counted_until_it_is_read() {
+    let _lock = no_fork_meanwhile();
+    let (mut unix, mut unix_server) = UnixStream::pair().unwrap();
+    let to = |port| ([127, 0, 0, 1], port).into();
+    let (mut tcp, mut tcp_server, port) = tcp_pair("127.0.0.1:0", to);
+    let mapped: Ipv6Addr = "::ffff:127.0.0.1".parse().unwrap();
+    let (mut six, mut six_server, six_port) =
+        tcp_pair("127.0.0.1:0", |port| SocketAddr::new(mapped.into(), port));
+    let all = [known(&unix, None), known(&tcp, Some(port)), known(&six, Some(six_port))];
+    let queued = || {
+        let found = recheck(&ProcFs::default(), &all);
+        assert_eq!(found.unread, []);
+        all.map(|socket| found.found[&socket.inode].queued.unwrap())
+    };
+    assert_eq!(queued(), [0, 0, 0]);
+    for server in [&mut unix_server as &mut dyn Write, &mut tcp_server, &mut six_server] {
+        server.write_all(&[7; 1_009]).unwrap();
+    }
+    // On the loopback, what was written has arrived.
+    assert_eq!(queued(), [1_009; 3]);
+    for client in [&mut unix as &mut dyn Read, &mut tcp, &mut six] {
+        client.read_exact(&mut [0; 1_000]).unwrap();
+    }
+    assert_eq!(queued(), [9; 3]);
+    // The end of the stream is no byte.
+    tcp_server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(queued(), [9; 3]);
+    for client in [&mut unix as &mut dyn Read, &mut tcp, &mut six] {
+        client.read_exact(&mut [0; 9]).unwrap();
+    }
+    assert_eq!(queued(), [0; 3]);
+}
+
+#[test]
 fn a_namespace_that_is_gone_is_told() {
-    let recheck = recheck(&ProcFs::default(), &HashSet::from([7]), &HashSet::from([1]));
+    let gone = Known { netns: 7, pid: Pid(1), inode: 1, peer_port: Some(1) };
+    let recheck = recheck(&ProcFs::default(), &[gone]);
     assert!(recheck.found.is_empty());
     assert_eq!(recheck.unread.len(), 1);
     assert_eq!(recheck.unread[0].netns, 7);
@@ -294,6 +344,7 @@ server = socket.create_server(('127.0.0.1', 0))
 port = server.getsockname()[1]
 client = socket.create_connection(('127.0.0.1', port))
 accepted = server.accept()
+accepted[0].sendall(b'x' * 13)
 local = socket.socket(socket.AF_UNIX)
 local.connect(sys.argv[1])
 print(port, client.fileno(), local.fileno(), flush=True)
@@ -321,7 +372,8 @@ fn connections_in_another_network_namespace_are_listed_with_their_holder() {
     let path = dir.path().join(".s.PGSQL.61237");
     let listener = UnixListener::bind(&path).unwrap();
     let (mut child, port, tcp_fd, unix_fd) = child_in_a_namespace(&path);
-    let _accepted = listener.accept().unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    accepted.write_all(b"seventeen bytes..").unwrap();
     let pid = Pid(child.id());
     let proc = ProcFs::default();
     let netns = proc.netns(pid).unwrap();
@@ -342,6 +394,15 @@ fn connections_in_another_network_namespace_are_listed_with_their_holder() {
     ];
     expected.sort_unstable();
     assert_eq!(holders, expected);
+    // Who has the socket is asked first, any other process of the namespace after that.
+    for pid in [pid, Pid(std::process::id())] {
+        let known =
+            |socket: &ListedSocket, peer_port| Known { netns, pid, inode: socket.inode, peer_port };
+        let again = recheck(&proc, &[known(tcp, Some(port)), known(unix, None)]);
+        assert_eq!(again.unread, []);
+        assert_eq!(again.found[&tcp.inode].queued, Some(13));
+        assert_eq!(again.found[&unix.inode].queued, Some(17));
+    }
     // The visit was another thread's: this one is still where it was.
     assert_eq!(
         fs::read_link("/proc/thread-self/ns/net").unwrap(),

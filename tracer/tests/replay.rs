@@ -158,6 +158,20 @@ fn unused_connections_of_a_pool_that_opens_on_demand_are_found() {
 #[test]
 fn a_long_query_is_information() {
     finds("long_query", Verdict::LongQuery, Certainty::Proven, 1, None);
+    let export = Some("main.(*billing).export");
+    finds("long_query_with_notices", Verdict::LongQuery, Certainty::Proven, 1, export);
+}
+
+#[test]
+fn an_answer_that_nobody_reads_is_a_leak_as_certain_as_its_checkout() {
+    let export = Some("main.(*billing).export");
+    finds("leak_unread", Verdict::Leak, Certainty::Proven, 3, export);
+    finds("leak_unread_and_read", Verdict::Leak, Certainty::Proven, 5, export);
+    finds("leak_unread_inferred", Verdict::Leak, Certainty::Suspected, 1, Some("load"));
+    let why = &scenario("leak_unread").findings[0].evidence;
+    assert!(why.iter().any(|why| why.contains("344017 bytes of the server's answer")), "{why:?}");
+    let why = &scenario("leak_unread_inferred").findings[0].evidence;
+    assert!(why.iter().any(|why| why.contains("still working on the rows it has")), "{why:?}");
 }
 
 #[test]

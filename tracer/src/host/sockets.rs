@@ -12,7 +12,7 @@
 mod diag;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::File,
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
@@ -24,6 +24,9 @@ use tracer_ebpf::conn::{AF_INET, AF_INET6, AF_UNIX};
 
 use super::proc::ProcFs;
 use crate::model::{Peer, Pid};
+
+const TCP_FAMILIES: [(u8, &str); 2] =
+    [(diag::AF_INET, "its IPv4 sockets"), (diag::AF_INET6, "its IPv6 sockets")];
 
 /// Where a connection is in its life, seen from the client's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +66,9 @@ pub struct Status {
     pub last_send_ms: Option<u32>,
     /// Milliseconds since data was last received; since it was connected when none was.
     pub last_recv_ms: Option<u32>,
+    /// Bytes that have come and that the process has not read. `None` where the kernel does not
+    /// say (Unix sockets of kernels that lack it).
+    pub queued: Option<u32>,
 }
 
 /// A namespace, or a part of it, that could not be listed.
@@ -81,10 +87,22 @@ pub struct Listing {
     pub unread: Vec<Unread>,
 }
 
+/// A socket to look at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub netns: u32,
+    /// A process that is probably in that namespace: the one that has the socket.
+    pub pid: Pid,
+    pub inode: u64,
+    /// The peer's TCP port as the socket has it, `None` for a Unix socket. Where something rewrote
+    /// the port that the process asked for, the socket is not found.
+    pub peer_port: Option<u16>,
+}
+
 /// The sockets found again by [`recheck`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recheck {
-    /// By inode. What is missing here is closed, unless its namespace is in `unread`.
+    /// By inode. What is missing here is closed, or its namespace is in `unread`.
     pub found: BTreeMap<u64, Status>,
     pub unread: Vec<Unread>,
 }
@@ -144,31 +162,45 @@ pub fn list(proc: &ProcFs, ports: &[u16], any_unix_port: bool) -> Listing {
 pub fn is_served(proc: &ProcFs, ports: &[u16], any_unix_port: bool) -> bool {
     let unix_ports = (!any_unix_port).then_some(ports);
     let served = |_| {
-        let tcp = [diag::AF_INET, diag::AF_INET6].into_iter();
         let unix = diag::unix_listening().unwrap_or_default();
-        tcp.flat_map(|family| diag::tcp_listening(family).unwrap_or_default())
+        TCP_FAMILIES
+            .into_iter()
+            .flat_map(|(family, _)| diag::tcp_listening(family).unwrap_or_default())
             .any(|socket| ports.contains(&socket.local_port))
             || unix.iter().any(|socket| server(socket, unix_ports).is_some())
     };
     visit(proc, representatives(proc), served, |_| false).contains(&true)
 }
 
-/// Looks again at the sockets with these inodes, in these namespaces only.
+/// Looks again at these sockets. Its cost follows the connections to the same ports, not the
+/// sockets of the host, so it can be done while a capture runs.
 #[must_use]
-pub fn recheck(proc: &ProcFs, netns: &HashSet<u32>, inodes: &HashSet<u64>) -> Recheck {
-    let mut known = representatives(proc);
-    known.retain(|inode, _| netns.contains(inode));
-    let gone = netns.iter().filter(|inode| !known.contains_key(inode)).map(|inode| Unread {
-        netns: *inode,
-        reason: format!("no process in network namespace {inode} any more"),
-    });
-    let mut recheck = Recheck { unread: gone.collect(), ..Recheck::default() };
-    recheck.unread.sort_unstable_by_key(|unread| unread.netns);
-    for namespace in visit(proc, known, read_here, unread_namespace) {
+pub fn recheck(proc: &ProcFs, known: &[Known]) -> Recheck {
+    let mut wanted = BTreeMap::<u32, Vec<Known>>::new();
+    for socket in known {
+        wanted.entry(socket.netns).or_default().push(*socket);
+    }
+    let mut all = None;
+    let namespaces = wanted
+        .iter()
+        .map(|(netns, sockets)| {
+            let mut pids: Vec<Pid> = sockets.iter().map(|socket| socket.pid).collect();
+            pids.retain(|pid| proc.netns(*pid) == Some(*netns));
+            if pids.is_empty() {
+                // Whoever has the socket has moved on: any other process of the namespace will do.
+                let all = all.get_or_insert_with(|| representatives(proc));
+                pids = all.get(netns).cloned().unwrap_or_default();
+            }
+            (*netns, pids)
+        })
+        .collect();
+    let look = |netns| look_here(netns, wanted.get(&netns).map_or(&[], Vec::as_slice));
+    let mut recheck = Recheck::default();
+    for namespace in visit(proc, namespaces, look, unread_namespace) {
         let unix = namespace.unix.iter().map(|socket| (socket.inode, Some(unix_status(socket))));
         let tcp = namespace.tcp.iter().map(|socket| (socket.inode, tcp_status(socket)));
         let all = unix.chain(tcp).filter_map(|(inode, status)| Some((u64::from(inode), status?)));
-        recheck.found.extend(all.filter(|(inode, _)| inodes.contains(inode)));
+        recheck.found.extend(all);
         recheck.unread.extend(namespace.unread);
     }
     recheck
@@ -232,9 +264,7 @@ fn enter(proc: &ProcFs, netns: u32, pids: &[Pid]) -> io::Result<()> {
 /// Lists the namespace that the calling thread is in.
 fn read_here(netns: u32) -> Namespace {
     let mut namespace = Namespace { netns, tcp: Vec::new(), unix: Vec::new(), unread: Vec::new() };
-    for (family, what) in
-        [(diag::AF_INET, "its IPv4 sockets"), (diag::AF_INET6, "its IPv6 sockets")]
-    {
+    for (family, what) in TCP_FAMILIES {
         match diag::tcp(family) {
             Ok(sockets) => namespace.tcp.extend(sockets),
             Err(error) => namespace.unread.push(unread(netns, what, &error)),
@@ -243,6 +273,44 @@ fn read_here(netns: u32) -> Namespace {
     match diag::unix() {
         Ok(sockets) => namespace.unix = sockets,
         Err(error) => namespace.unread.push(unread(netns, "its Unix sockets", &error)),
+    }
+    namespace
+}
+
+/// The same of these sockets only.
+fn look_here(netns: u32, sockets: &[Known]) -> Namespace {
+    let mut namespace = Namespace { netns, tcp: Vec::new(), unix: Vec::new(), unread: Vec::new() };
+    let ports: BTreeSet<u16> = sockets.iter().filter_map(|socket| socket.peer_port).collect();
+    for port in ports {
+        let mut wanted: HashSet<u64> = sockets
+            .iter()
+            .filter(|socket| socket.peer_port == Some(port))
+            .map(|socket| socket.inode)
+            .collect();
+        for (family, what) in TCP_FAMILIES {
+            // Each family is a walk through the kernel's table of all connections.
+            if wanted.is_empty() {
+                break;
+            }
+            match diag::tcp_to(family, port) {
+                Ok(sockets) => {
+                    for socket in sockets {
+                        if wanted.remove(&u64::from(socket.inode)) {
+                            namespace.tcp.push(socket);
+                        }
+                    }
+                }
+                Err(error) => namespace.unread.push(unread(netns, what, &error)),
+            }
+        }
+    }
+    let unix = sockets.iter().filter(|socket| socket.peer_port.is_none());
+    let unix: Vec<u32> = unix.filter_map(|socket| u32::try_from(socket.inode).ok()).collect();
+    if !unix.is_empty() {
+        match diag::unix_with(unix.into_iter()) {
+            Ok(sockets) => namespace.unix = sockets,
+            Err(error) => namespace.unread.push(unread(netns, "its Unix sockets", &error)),
+        }
     }
     namespace
 }
@@ -281,7 +349,8 @@ fn postgres_path(name: &[u8]) -> Option<(String, u16)> {
 
 fn unix_status(socket: &diag::Unix) -> Status {
     let state = if socket.peer_closed { State::PeerClosed } else { State::Established };
-    Status { cookie: socket.cookie, state, last_send_ms: None, last_recv_ms: None }
+    let queued = socket.queued;
+    Status { cookie: socket.cookie, state, last_send_ms: None, last_recv_ms: None, queued }
 }
 
 fn tcp_status(socket: &diag::Tcp) -> Option<Status> {
@@ -293,7 +362,9 @@ fn tcp_status(socket: &diag::Tcp) -> Option<Status> {
         _ => return None,
     };
     let (last_send_ms, last_recv_ms) = (socket.last_send_ms, socket.last_recv_ms);
-    Some(Status { cookie: socket.cookie, state, last_send_ms, last_recv_ms })
+    // The kernel counts the end of the stream as a byte.
+    let queued = Some(socket.queued.saturating_sub(u32::from(state == State::PeerClosed)));
+    Some(Status { cookie: socket.cookie, state, last_send_ms, last_recv_ms, queued })
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use self::{
 use crate::{
     host::{
         proc::ProcFs,
-        sockets::{ListedSocket, State},
+        sockets::{Known, ListedSocket, Recheck, State, Unread, recheck},
     },
     loader::{CopiedStack, Kernel, LoadError, plain_from_bytes},
     model::{ConnId, Event, Existing, Fd, MonoNanos, Peer, Pid, StackEvent},
@@ -452,6 +452,32 @@ impl Ingest {
             }
             notices.push(Notice::Connected(*pid));
         }
+    }
+
+    /// Asks the kernel how many bytes wait unread on these connections, and gives what it knew of
+    /// them; with the namespaces that could not be asked.
+    pub fn unread(&self, conns: &[ConnId], proc: &ProcFs) -> (Vec<(ConnId, u64)>, Vec<Unread>) {
+        let sockets: Vec<(ConnId, Known)> = conns
+            .iter()
+            .filter_map(|id| {
+                let conn = self.conn(id.0)?;
+                let (pid, _) = *self.fds.holders(id.0).first()?;
+                let known = Known {
+                    netns: conn.netns,
+                    pid: Pid(pid),
+                    inode: conn.inode,
+                    peer_port: (conn.family != AF_UNIX).then_some(conn.peer_port),
+                };
+                Some((*id, known))
+            })
+            .collect();
+        let known: Vec<Known> = sockets.iter().map(|(_, known)| *known).collect();
+        let Recheck { found, unread } = recheck(proc, &known);
+        let queued = sockets.iter().filter_map(|(id, known)| {
+            let bytes = found.get(&known.inode)?.queued?;
+            Some((*id, u64::from(bytes)))
+        });
+        (queued.collect(), unread)
     }
 
     /// Checks that the descriptors of these connections still refer to them, and emits the closes

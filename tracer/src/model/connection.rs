@@ -34,6 +34,24 @@ pub struct StackOf {
     pub stack: Arc<Stack>,
 }
 
+/// Bytes of the server's that wait for the process to read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unread {
+    pub bytes: u64,
+    /// The first look that saw bytes wait; nothing was received since.
+    pub since: MonoNanos,
+    /// The last look.
+    pub seen: MonoNanos,
+}
+
+impl Unread {
+    /// How long bytes were seen to wait, in nanoseconds: from the first look to the last.
+    #[must_use]
+    pub const fn waited(&self) -> u64 {
+        self.seen.since(self.since)
+    }
+}
+
 /// A connection that is open in at least one process.
 #[derive(Clone, Debug)]
 pub struct Connection {
@@ -49,6 +67,7 @@ pub struct Connection {
     acquire: Option<StackOf>,
     open: Option<StackOf>,
     last_use: Option<StackOf>,
+    unread: Option<Unread>,
     /// Number of (process, descriptor) pairs that refer to it.
     pub(super) holders: u32,
     /// First time it was seen used.
@@ -73,6 +92,7 @@ impl Connection {
             acquire: None,
             open: None,
             last_use: None,
+            unread: None,
             holders: 0,
             used_at: None,
             paths: Vec::new(),
@@ -122,6 +142,40 @@ impl Connection {
         match (self.last_send(), self.last_recv()) {
             (None, None) => None,
             (send, recv) => Some(send > recv),
+        }
+    }
+
+    /// The server owes an answer in a session that was seen to speak.
+    #[must_use]
+    pub fn awaits_answer(&self) -> bool {
+        let spoken = matches!(self.phase(), WirePhase::Ready | WirePhase::Encrypted);
+        spoken && self.active() == Some(true) && !self.peer_closed()
+    }
+
+    /// What has come of that answer and waits for the process to read it.
+    #[must_use]
+    pub fn unread(&self) -> Option<Unread> {
+        self.unread.filter(|_| self.awaits_answer())
+    }
+
+    /// So many bytes were unread at a look.
+    pub(super) fn keep_unread(&mut self, at: MonoNanos, bytes: u64) {
+        // What was received after the look may have been these bytes.
+        let read = self.last_recv().is_some_and(|read| read >= at);
+        self.unread = (bytes > 0 && !read).then(|| match self.unread {
+            Some(known) => Unread { bytes, since: known.since, seen: known.seen.max(at) },
+            None => Unread { bytes, since: at, seen: at },
+        });
+    }
+
+    /// Forgets what was unread before the last receive.
+    pub(super) fn forget_read(&mut self) {
+        let read = self.last_recv();
+        let (Some(unread), Some(read)) = (&mut self.unread, read) else { return };
+        if read >= unread.seen {
+            self.unread = None;
+        } else if read >= unread.since {
+            unread.since = unread.seen;
         }
     }
 

@@ -271,6 +271,9 @@ pub enum Event {
     Close { at: MonoNanos, conn: ConnId, pid: Pid, fd: Fd },
     /// The connection's state; sent when it has changed since the last time.
     Wire { at: MonoNanos, conn: ConnId, local_port: Option<u16>, state: WireState },
+    /// So many bytes had come from the server and were not read by the process when it was looked
+    /// at. Looked at only while the server owes an answer; zero is told only after more than zero.
+    Unread { at: MonoNanos, conn: ConnId, bytes: u64 },
     /// A stack of the connection, resolved. For [`StackEvent::LastUse`] `uses` is the value of
     /// [`WireState::uses`] it belongs to, for [`StackEvent::Acquire`] that of
     /// [`Checkout::count`]; zero for [`StackEvent::Open`].
@@ -294,6 +297,7 @@ impl Event {
             | Self::Duplicate { at, .. }
             | Self::Close { at, .. }
             | Self::Wire { at, .. }
+            | Self::Unread { at, .. }
             | Self::Stack { at, .. }
             | Self::Lost { at, .. }
             | Self::Tick { at } => *at,

@@ -266,3 +266,58 @@ fn losses_of_too_many_reasons_are_counted_together() {
     assert_eq!(tracker.lost().len(), 65);
     assert!(tracker.lost().contains_key("other"));
 }
+
+fn asked(seconds: u64, received: u64) -> WireState {
+    WireState { active: Some(true), last_recv: Some(at(received)), ..state(seconds, 1) }
+}
+
+fn unread(seconds: u64, bytes: u64) -> Event {
+    Event::Unread { at: at(seconds), conn: ConnId(1), bytes }
+}
+
+#[test]
+fn what_waits_unread_waits_from_the_first_look_until_something_is_received() {
+    let mut tracker = apply(&[open(0, 1, 7, 3), wire(1, 1, asked(1, 1))]);
+    let known = |tracker: &Tracker| tracker.connection(ConnId(1)).unwrap().unread();
+    assert_eq!(known(&tracker), None);
+    tracker.apply(&unread(5, 100));
+    tracker.apply(&unread(9, 300));
+    assert_eq!(known(&tracker), Some(Unread { bytes: 300, since: at(5), seen: at(9) }));
+    // Told late: read between the looks, so only the last one counts.
+    tracker.apply(&wire(10, 1, asked(1, 7)));
+    assert_eq!(known(&tracker), Some(Unread { bytes: 300, since: at(9), seen: at(9) }));
+    tracker.apply(&wire(12, 1, asked(1, 11)));
+    assert_eq!(known(&tracker), None);
+    // Looked at just before that receive.
+    tracker.apply(&unread(11, 50));
+    assert_eq!(known(&tracker), None);
+    // Read in a way that is not seen.
+    tracker.apply(&unread(13, 50));
+    tracker.apply(&unread(14, 0));
+    assert_eq!(known(&tracker), None);
+    // The answer is whole.
+    tracker.apply(&unread(15, 50));
+    tracker.apply(&wire(16, 1, state(16, 1)));
+    assert_eq!(known(&tracker), None);
+}
+
+#[test]
+fn only_silent_connections_that_await_an_answer_are_looked_at_and_no_more_than_needed() {
+    let mut tracker = apply(&[
+        open(0, 1, 7, 3),
+        open(0, 2, 7, 4),
+        open(0, 3, 7, 5),
+        wire(1, 1, asked(1, 1)),
+        wire(1, 2, state(1, 1)),
+        wire(1, 3, WireState { copy: true, ..asked(1, 1) }),
+    ]);
+    assert_eq!(tracker.wanted_looks(at(1)), []);
+    assert_eq!(tracker.wanted_looks(at(2)), [ConnId(1)]);
+    tracker.apply(&unread(2, 10));
+    assert_eq!(tracker.wanted_looks(at(31)), []);
+    assert_eq!(tracker.wanted_looks(at(32)), [ConnId(1)]);
+    tracker.apply(&unread(32, 10));
+    assert_eq!(tracker.wanted_looks(at(90)), []);
+    tracker.apply(&wire(91, 1, asked(1, 91)));
+    assert_eq!(tracker.wanted_looks(at(92)), [ConnId(1)]);
+}

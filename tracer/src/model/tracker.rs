@@ -228,6 +228,7 @@ impl Tracker {
             Event::Wire { at, conn, local_port, state } => {
                 self.wire(*at, *conn, *local_port, state);
             }
+            Event::Unread { at, conn, bytes } => self.unread(*at, *conn, *bytes),
             Event::Stack { conn, of, uses, stack, .. } => self.stack(*conn, *of, *uses, stack),
             Event::Lost { reason, total, .. } => self.lose(reason, *total),
             Event::Tick { .. } => self.tick(),
@@ -258,6 +259,25 @@ impl Tracker {
             }
         }
         wanted
+    }
+
+    /// Connections of which to ask now how many bytes wait unread: silent past the soft threshold
+    /// while the server owes an answer; and once more where some were seen a threshold ago.
+    #[must_use]
+    pub fn wanted_looks(&self, now: MonoNanos) -> Vec<ConnId> {
+        let settings = self.settings;
+        self.connections
+            .values()
+            .filter(|conn| conn.awaits_answer() && conn.silence(now) >= settings.soft_threshold)
+            .filter(|conn| !rules::is_silent_on_purpose(conn))
+            .filter(|conn| {
+                conn.unread().is_none_or(|unread| {
+                    unread.waited() < settings.threshold
+                        && now.since(unread.since) >= settings.threshold
+                })
+            })
+            .map(|conn| conn.id)
+            .collect()
     }
 
     /// What follows from everything known at `now`, worst first.
@@ -522,6 +542,7 @@ impl Tracker {
         let Some(conn) = self.connections.get_mut(&id) else { return };
         conn.local_port = local_port.or(conn.local_port);
         conn.wire = Some(state.clone());
+        conn.forget_read();
         conn.refuted |= refuted;
         let encrypted = state.phase == WirePhase::Encrypted;
         if conn.used_at.is_none() && (conn.used() == Some(true) || encrypted) {
@@ -548,6 +569,13 @@ impl Tracker {
         self.processes
             .get(&conn.opener)
             .is_some_and(|process| rules::is_bypassed(process, conn, &self.alive(process)))
+    }
+
+    fn unread(&mut self, at: MonoNanos, id: ConnId, bytes: u64) {
+        match self.connections.get_mut(&id) {
+            Some(conn) => conn.keep_unread(at, bytes),
+            None => self.count(Anomaly::UnknownConnection),
+        }
     }
 
     fn stack(&mut self, id: ConnId, of: StackEvent, uses: u64, stack: &Stack) {

@@ -25,7 +25,7 @@ use crate::{
     host::{clock, proc::ProcFs, sockets},
     ingest::{Ingest, Notice, raw_stack},
     loader::{CopiedStack, Kernel},
-    model::{ConnId, Event, MonoNanos, Pid, Settings, StackEvent, Tracker},
+    model::{ConnId, Connection, Event, MonoNanos, Pid, Settings, StackEvent, Tracker},
     pools::Catalogue,
     symbolize::Symbolizer,
 };
@@ -86,6 +86,8 @@ pub struct Session {
     seen: BTreeSet<u32>,
     ended: BTreeSet<u32>,
     ticks: u32,
+    /// When unread bytes were last asked for.
+    looked_at: MonoNanos,
     pending: Vec<Event>,
     coverage: Vec<String>,
     ports: Vec<u16>,
@@ -140,6 +142,7 @@ impl Session {
             seen: BTreeSet::new(),
             ended: BTreeSet::new(),
             ticks: 0,
+            looked_at: MonoNanos(0),
             pending: Vec::new(),
             coverage: Vec::new(),
             ports: options.ports,
@@ -335,6 +338,8 @@ impl Session {
     /// When the sink fails.
     pub fn finish(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
         self.verify(sink)?;
+        // However short the time since the last one was.
+        self.looked_at = MonoNanos(0);
         self.tick(sink)
     }
 
@@ -356,6 +361,7 @@ impl Session {
         self.ingest.scan(at, &mut self.pending);
         self.flush(sink)?;
         self.resolve(at, sink)?;
+        self.look_for_unread(sink)?;
         self.ticks += 1;
         if self.ticks.is_multiple_of(TICKS_PER_CHECK) {
             self.verify(sink)?;
@@ -429,6 +435,38 @@ impl Session {
         }
         self.pending.push(Event::Stack { at, conn, of, uses, stack: resolved.stack });
         Some(copied)
+    }
+
+    /// Asks what waits unread on connections that are silent although the server owes an answer:
+    /// whether it works, or nobody reads.
+    fn look_for_unread(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
+        // Before the kernel counts: what is received after that may have been among it.
+        let at = clock::now();
+        if at.since(self.looked_at) < self.settings.soft_threshold {
+            return Ok(());
+        }
+        let wanted = self.tracker.wanted_looks(at);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.looked_at = at;
+        let (queued, not_asked) = self.ingest.unread(&wanted, &self.proc);
+        for (conn, bytes) in queued {
+            let known = self.tracker.connection(conn).and_then(Connection::unread);
+            if bytes > 0 || known.is_some() {
+                self.pending.push(Event::Unread { at, conn, bytes });
+            }
+        }
+        for unread in not_asked {
+            let line = format!(
+                "whether an answer waits unread is not known in network namespace {}: {}",
+                unread.netns, unread.reason
+            );
+            if !self.coverage.contains(&line) {
+                self.coverage.push(line);
+            }
+        }
+        self.flush(sink)
     }
 
     /// Checks that silent connections still are what they were.

@@ -25,9 +25,14 @@ impl Report {
         self.0[name].as_array().unwrap_or_else(|| panic!("no list {name} in {:#}", self.0))
     }
 
+    /// All findings, information too.
+    pub fn findings(&self) -> Vec<Finding<'_>> {
+        self.list("findings").iter().map(Finding).collect()
+    }
+
     /// All findings but information.
     pub fn accusations(&self) -> Vec<Finding<'_>> {
-        let all = self.list("findings").iter().map(Finding);
+        let all = self.findings().into_iter();
         all.filter(|finding| !INFORMATION.contains(&finding.verdict())).collect()
     }
 

@@ -123,10 +123,17 @@ fn connections_over_a_unix_socket_are_watched_too() {
     let mut client = Client::spawn(GO.command().envs(server.unix_environment()));
     let tracer = Tracer::watch(&server);
     client.run("leak rows 3");
+    client.run("leak rows_unread 2");
+    client.run("hold_query 60");
     let output = tracer.finish_after_silence();
     let report = output.report();
-    let finding = report.only_accusation();
-    assert_eq!((finding.count(), finding.line()), (3, Some(leak_line("rows"))), "{:#}", report.0);
+    let mut found: Vec<_> =
+        report.accusations().iter().map(|finding| (finding.count(), finding.line())).collect();
+    found.sort_unstable();
+    let expected = [("rows_unread", 2), ("rows", 3)];
+    let expected = expected.map(|(shape, count)| (count, Some(leak_line(shape))));
+    assert_eq!(found, expected, "{:#}", report.0);
+    assert_eq!(report.with_verdict("long query").len(), 1, "{:#}", report.0);
 }
 
 #[test]

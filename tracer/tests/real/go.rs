@@ -39,6 +39,24 @@ fn rows_are_found_by_line_in_a_position_independent_binary() {
 }
 
 #[test]
+fn rows_left_while_the_server_still_sends_are_found_by_line() {
+    found(GO, "rows_unread", "main.leakRowsUnread", 7);
+}
+
+#[test]
+fn rows_left_without_a_pool_are_suspected_by_line() {
+    let expected = Expected {
+        verdict: "leak",
+        certainty: "suspected",
+        count: 5,
+        function: Some("main.leakDriverRows"),
+        file: Some(("go/leaks.go", Some(leak_line("driver_rows")))),
+        connections: 8,
+    };
+    is_found(GO, &["healthy driver_rows 3", "leak driver_rows 5"], &expected);
+}
+
+#[test]
 fn a_transaction_neither_committed_nor_rolled_back_is_found_by_line() {
     found(GO, "tx", "main.leakTx", 7);
 }
@@ -95,8 +113,28 @@ fn idle_connections_after_a_burst_are_not_reported() {
 }
 
 #[test]
-fn a_long_query_is_not_reported_as_a_leak() {
-    stays_silent(GO, &["hold_query 60", "healthy rows 5"], 2);
+fn rows_closed_early_are_not_reported() {
+    stays_silent(GO, &["healthy rows_unread 11"], 1);
+    stays_silent(GO, &["healthy driver_rows 3"], 3);
+}
+
+#[test]
+fn rows_that_are_read_slowly_are_not_reported() {
+    let seen = watch(GO, &["slow_rows 80", "healthy rows 5"]);
+    // Not as a long query either: the server is ahead of the client.
+    assert!(seen.report.findings().is_empty(), "{:#}", seen.report.0);
+    assert_eq!(seen.exit, NOTHING_FOUND);
+    assert_eq!(seen.report.connections_of(seen.pid).len(), 2, "{:#}", seen.report.0);
+}
+
+#[test]
+fn a_long_query_is_information_and_no_leak() {
+    let seen = watch(GO, &["hold_query 60", "healthy rows 5"]);
+    let all = seen.report.findings();
+    let [query] = all[..] else { panic!("{:#}", seen.report.0) };
+    assert_eq!((query.verdict(), query.count()), ("long query", 1), "{:#}", seen.report.0);
+    assert_eq!(seen.exit, NOTHING_FOUND);
+    assert_eq!(seen.report.connections_of(seen.pid).len(), 2, "{:#}", seen.report.0);
 }
 
 #[test]

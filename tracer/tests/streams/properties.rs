@@ -21,7 +21,7 @@ use super::scene::{Conn, Scene, THRESHOLD, header, ms, seen, stack};
 type Step = (u8, u8, u8);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec((0u8..14, any::<u8>(), any::<u8>()), 0..120)
+    proptest::collection::vec((0u8..16, any::<u8>(), any::<u8>()), 0..120)
 }
 
 /// Who holds what, and the stream so far.
@@ -94,6 +94,8 @@ impl World {
             (10, _) => self.exec(pid, how),
             (11, _) if self.holds.len() > 1 => self.exit(pid),
             (12, _) => self.duplicate(pid, how),
+            (14, Some(conn)) => scene.ask(at, conn, "SELECT ?"),
+            (15, Some(conn)) => scene.unread(at, conn, u64::from(how % 4)),
             (13, _) => self.at += u64::from(how) * 200,
             _ => {}
         }
@@ -273,7 +275,7 @@ fn runtime() -> impl Strategy<Value = (Runtime, bool)> {
 /// Any event, about few processes, descriptors and connections, so that they collide.
 fn any_event() -> impl Strategy<Value = Event> {
     let (id, pid, fd, at) = (0u64..6, 1u32..4, 0i32..5, any::<u32>());
-    (0u8..10, id, pid, fd, at, any::<u64>(), any::<Option<u64>>()).prop_map(
+    (0u8..11, id, pid, fd, at, any::<u64>(), any::<Option<u64>>()).prop_map(
         |(kind, id, pid, fd, at, number, maybe)| {
             let at = tracer::model::MonoNanos(u64::from(at) << (number % 33));
             let (conn, pid, fd) = (ConnId(id), Pid(pid), Fd(fd));
@@ -302,6 +304,7 @@ fn any_event() -> impl Strategy<Value = Event> {
                 5 => Event::Exec { at, pid, kept: vec![fd] },
                 6 => Event::Exit { at, pid },
                 7 | 8 => Event::Wire { at, conn, local_port: None, state },
+                9 => Event::Unread { at, conn, bytes: number % 3 },
                 _ => Event::Stack {
                     at,
                     conn,

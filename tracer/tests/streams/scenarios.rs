@@ -23,15 +23,21 @@ pub const SCENARIOS: &[Scenario] = &[
     ("leak_inferred_burst", leak_inferred_burst),
     ("leak_inferred_once", leak_inferred_once),
     ("leak_inferred_tls", leak_inferred_tls),
+    ("leak_unread", leak_unread),
+    ("leak_unread_and_read", leak_unread_and_read),
+    ("leak_unread_inferred", leak_unread_inferred),
     ("leak_before_the_watch", leak_before_the_watch),
     ("leak_without_names", leak_without_names),
     ("idle_in_transaction", idle_in_transaction),
     ("leak_in_transaction", leak_in_transaction),
     ("never_used", never_used),
     ("long_query", long_query),
+    ("long_query_with_notices", long_query_with_notices),
     ("hostile_names", hostile_names),
     ("nothing", nothing),
     ("healthy_observed", healthy_observed),
+    ("healthy_slow_consumer", healthy_slow_consumer),
+    ("healthy_late_answer", healthy_late_answer),
     ("healthy_lifo_after_burst", healthy_lifo_after_burst),
     ("healthy_pause", healthy_pause),
     ("healthy_prefill", healthy_prefill),
@@ -292,6 +298,112 @@ fn long_query() -> Vec<Event> {
         let text = "SELECT report($1, $2)".to_owned();
         state.last_statement = Some(Statement::Sql { text, cut: false });
     });
+    scene.tick(45_000);
+    scene.sorted()
+}
+
+/// A function that raises notices while it works: each waits until the client reads it.
+fn long_query_with_notices() -> Vec<Event> {
+    let mut scene = Scene::default();
+    let mut conn = export(&mut scene, GO, 1_000);
+    for at in [12_000, 43_000] {
+        scene.unread(at, &conn, 96);
+        scene.read(at + 1, &mut conn, 96);
+    }
+    scene.tick(75_000);
+    scene.sorted()
+}
+
+/// A checkout of `database/sql` that asks for more than fits a socket, and its line.
+fn export(scene: &mut Scene, pid: u32, at: u64) -> Conn {
+    scene.process(0, pid, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    let mut conn = scene.open(at, pid);
+    scene.acquire(at + 20, &mut conn, "database/sql");
+    scene.ask(at + 25, &mut conn, "SELECT line FROM ledger ORDER BY id");
+    scene.stack(at + 1_500, &conn, StackEvent::Acquire, 1, export_line());
+    conn
+}
+
+fn export_line() -> Stack {
+    let driver = "/go/src/database/sql/sql.go";
+    Stack {
+        frames: vec![
+            frame("database/sql.(*DB).conn", driver, 1_415, FrameKind::Driver),
+            frame("main.(*billing).export", "/srv/billing/export.go", 22, FrameKind::App),
+        ],
+        truncated: None,
+    }
+}
+
+/// Three that read the first rows and went away; the server has sent what the sockets take.
+fn leak_unread() -> Vec<Event> {
+    let mut scene = Scene::default();
+    for (n, bytes) in [(0, 148_480), (1, 130_001), (2, 65_536)] {
+        let at = 1_000 + n * 2_500;
+        let mut conn = export(&mut scene, GO, at);
+        scene.read(at + 30, &mut conn, 4_096);
+        // The first rows are there at the first look, the rest at the next.
+        scene.unread(at + 1_250, &conn, 8_192);
+        scene.unread(at + 31_500, &conn, bytes);
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// The same line, with results of both kinds: two were whole in the first receive.
+fn leak_unread_and_read() -> Vec<Event> {
+    let mut scene = Scene::default();
+    for n in 0..5u64 {
+        let at = 1_000 + n * 2_500;
+        let mut conn = export(&mut scene, GO, at);
+        scene.read(at + 30, &mut conn, 4_096);
+        if n < 2 {
+            scene.tell(at + 30, &mut conn, |state| state.active = Some(false));
+        } else {
+            scene.unread(at + 1_250, &conn, 70_000);
+            scene.unread(at + 31_500, &conn, 70_000);
+        }
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// No pool is known: it may be a client that is still busy with the rows it has.
+fn leak_unread_inferred() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, PYTHON, seen("loader", Runtime::Native, &[]));
+    let mut conn = scene.open(1_000, PYTHON);
+    scene.ask(1_020, &mut conn, "SELECT line FROM ledger ORDER BY id");
+    scene.read(1_040, &mut conn, 16_384);
+    scene.unread(2_250, &conn, 148_480);
+    scene.used_by(31_500, &conn, stack("load", "/srv/loader/load.c", 48));
+    scene.unread(32_500, &conn, 148_480);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// A row every 20 s: bytes wait unread at every look, and are read in their turn.
+fn healthy_slow_consumer() -> Vec<Event> {
+    let mut scene = Scene::default();
+    for pid in [GO, NODE] {
+        let mut conn = export(&mut scene, pid, 1_000);
+        for n in 0..6 {
+            let at = 1_040 + n * 20_000;
+            scene.read(at, &mut conn, 4_096);
+            scene.unread(at + 1_250, &conn, 148_480);
+            // Just before it reads on.
+            scene.unread(at + 19_900, &conn, 148_480);
+        }
+    }
+    scene.tick(125_000);
+    scene.sorted()
+}
+
+/// The answer of a long query is there, and the client was not given the processor yet.
+fn healthy_late_answer() -> Vec<Event> {
+    let mut scene = Scene::default();
+    let conn = export(&mut scene, GO, 1_000);
+    scene.unread(44_000, &conn, 2_048);
     scene.tick(45_000);
     scene.sorted()
 }

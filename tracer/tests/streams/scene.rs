@@ -178,6 +178,7 @@ impl Scene {
         self.tell(at + 2, conn, |state| {
             state.last_send = Some(ms(at));
             state.last_recv = Some(ms(at + 2));
+            state.active = Some(false);
             state.statements += 1;
             state.uses += 1;
             state.last_statement = Some(Statement::Sql { text: sql.to_owned(), cut: false });
@@ -196,6 +197,31 @@ impl Scene {
             state.last_recv = Some(ms(at + 2));
             state.uses += 1;
         });
+    }
+
+    /// A statement whose answer is not whole yet.
+    pub fn ask(&mut self, at: u64, conn: &mut Conn, sql: &str) {
+        self.tell(at, conn, |state| {
+            state.last_send = Some(ms(at));
+            state.active = Some(true);
+            state.statements += 1;
+            state.uses += 1;
+            state.last_statement = Some(Statement::Sql { text: sql.to_owned(), cut: false });
+        });
+    }
+
+    /// A part of the answer is read.
+    pub fn read(&mut self, at: u64, conn: &mut Conn, bytes: u64) {
+        self.tell(at, conn, |state| {
+            state.last_recv = Some(ms(at));
+            state.bytes_received += bytes;
+        });
+    }
+
+    /// So many bytes wait unread.
+    pub fn unread(&mut self, at: u64, conn: &Conn, bytes: u64) {
+        let conn = ConnId(u64::from(conn.id));
+        self.events.push(Event::Unread { at: ms(at), conn, bytes });
     }
 
     /// The stack of the present use, resolved.

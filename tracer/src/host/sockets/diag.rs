@@ -19,6 +19,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
+const ENOENT: i32 = 2;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NETLINK_HEADER: usize = 16;
 const ATTRIBUTE_HEADER: usize = 4;
@@ -49,14 +50,17 @@ const CONNECTED: u32 = 1 << ESTABLISHED
     | 1 << CLOSING;
 
 const INET_DIAG_INFO: u16 = 2;
+const INET_REQUEST: usize = 56;
 const INET_MESSAGE: usize = 72;
 const TCPI_LAST_DATA_SENT: usize = offset_of!(libc::tcp_info, tcpi_last_data_sent);
 const TCPI_LAST_DATA_RECV: usize = offset_of!(libc::tcp_info, tcpi_last_data_recv);
 
 const UDIAG_SHOW_NAME: u32 = 1;
 const UDIAG_SHOW_PEER: u32 = 4;
+const UDIAG_SHOW_RQLEN: u32 = 0x10;
 const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_PEER: u16 = 2;
+const UNIX_DIAG_RQLEN: u16 = 4;
 const UNIX_DIAG_SHUTDOWN: u16 = 6;
 const UNIX_MESSAGE: usize = 16;
 const SOCK_STREAM: u8 = 1;
@@ -78,6 +82,8 @@ pub(super) struct Tcp {
     /// Milliseconds since data was last sent and received, from `tcp_info`.
     pub last_send_ms: Option<u32>,
     pub last_recv_ms: Option<u32>,
+    /// Bytes received and not read, the end of the stream included as one.
+    pub queued: u32,
 }
 
 /// A connected Unix stream socket.
@@ -92,53 +98,89 @@ pub(super) struct Unix {
     pub peer: Option<u32>,
     /// The other end will send nothing any more.
     pub peer_closed: bool,
+    /// Bytes received and not read; `None` when the kernel does not say.
+    pub queued: Option<u32>,
 }
 
 /// All connected TCP sockets of one family.
 pub(super) fn tcp(family: u8) -> io::Result<Vec<Tcp>> {
-    tcp_in(family, CONNECTED)
+    tcp_to(family, 0)
 }
 
 /// All listening TCP sockets of one family.
 pub(super) fn tcp_listening(family: u8) -> io::Result<Vec<Tcp>> {
-    tcp_in(family, 1 << LISTEN)
+    dump(&tcp_request(family, 1 << LISTEN, 0), parse_tcp)
 }
 
-fn tcp_in(family: u8, states: u32) -> io::Result<Vec<Tcp>> {
+/// Those that are connected to this port; the kernel picks them out. Zero stands for any port.
+pub(super) fn tcp_to(family: u8, peer_port: u16) -> io::Result<Vec<Tcp>> {
+    dump(&tcp_request(family, CONNECTED, peer_port), parse_tcp)
+}
+
+fn tcp_request(family: u8, states: u32, peer_port: u16) -> Vec<u8> {
     let mut request = vec![family, IPPROTO_TCP, 1 << (INET_DIAG_INFO - 1), 0];
     request.extend(states.to_ne_bytes());
-    // No socket in particular.
-    request.resize(56, 0);
-    dump(&request, parse_tcp)
+    // Any local port, that port of the peer, any address.
+    request.extend([0; 2]);
+    request.extend(peer_port.to_be_bytes());
+    request.resize(INET_REQUEST, 0);
+    request
 }
 
 /// All connected Unix stream sockets.
 pub(super) fn unix() -> io::Result<Vec<Unix>> {
-    unix_in(ESTABLISHED)
+    dump(&unix_request(ESTABLISHED, 0), parse_unix)
 }
 
 /// All listening Unix stream sockets.
 pub(super) fn unix_listening() -> io::Result<Vec<Unix>> {
-    unix_in(LISTEN)
+    dump(&unix_request(LISTEN, 0), parse_unix)
 }
 
-fn unix_in(state: u8) -> io::Result<Vec<Unix>> {
+/// Those of these inodes that still exist, one question each.
+pub(super) fn unix_with(inodes: impl Iterator<Item = u32>) -> io::Result<Vec<Unix>> {
+    let socket = open()?;
+    let mut buffer = vec![0; BUFFER];
+    let mut found = Vec::new();
+    for inode in inodes {
+        send(
+            &socket,
+            &message(NLM_F_REQUEST, &unix_request(ESTABLISHED, inode)),
+            SendFlags::empty(),
+        )?;
+        for (kind, payload) in Messages(receive(&socket, &mut buffer)?) {
+            match kind {
+                NLMSG_ERROR => match error(payload) {
+                    gone if gone.raw_os_error() == Some(ENOENT) => {}
+                    error => return Err(error),
+                },
+                SOCK_DIAG_BY_FAMILY => found.extend(parse_unix(payload)),
+                _ => {}
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// About the socket with this inode, or about all when it is zero.
+fn unix_request(state: u8, inode: u32) -> Vec<u8> {
     let mut request = vec![AF_UNIX, 0, 0, 0];
     request.extend((1_u32 << state).to_ne_bytes());
-    request.extend(0_u32.to_ne_bytes());
-    request.extend((UDIAG_SHOW_NAME | UDIAG_SHOW_PEER).to_ne_bytes());
-    request.extend([0; 8]);
-    dump(&request, parse_unix)
+    request.extend(inode.to_ne_bytes());
+    request.extend((UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN).to_ne_bytes());
+    // Whatever its cookie.
+    request.extend([0xff; 8]);
+    request
+}
+
+fn open() -> io::Result<OwnedFd> {
+    let kind = Some(netlink::SOCK_DIAG);
+    Ok(socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, kind)?)
 }
 
 fn dump<T>(request: &[u8], parse: fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
-    let socket = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
-    )?;
-    send(&socket, &message(request), SendFlags::empty())?;
+    let socket = open()?;
+    send(&socket, &message(NLM_F_REQUEST | NLM_F_DUMP, request), SendFlags::empty())?;
     let mut found = Vec::new();
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -162,12 +204,12 @@ fn receive<'b>(socket: &OwnedFd, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
     Ok(buffer.get(..received).unwrap_or_default())
 }
 
-fn message(request: &[u8]) -> Vec<u8> {
+fn message(flags: u16, request: &[u8]) -> Vec<u8> {
     let length = u32::try_from(NETLINK_HEADER + request.len()).unwrap_or(u32::MAX);
     let mut message = length.to_ne_bytes().to_vec();
     message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    message.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    // Sequence number and sender: one request per socket needs neither.
+    message.extend(flags.to_ne_bytes());
+    // Sequence number and sender: one request at a time needs neither.
     message.extend([0; 8]);
     message.extend(request);
     message
@@ -230,6 +272,7 @@ fn parse_tcp(message: &[u8]) -> Option<Tcp> {
         inode: u32::from_ne_bytes(bytes_at(fixed, 68)?),
         last_send_ms: ago(TCPI_LAST_DATA_SENT),
         last_recv_ms: ago(TCPI_LAST_DATA_RECV),
+        queued: u32::from_ne_bytes(bytes_at(fixed, 56)?),
     })
 }
 
@@ -245,11 +288,13 @@ fn parse_unix(message: &[u8]) -> Option<Unix> {
         name: Vec::new(),
         peer: None,
         peer_closed: false,
+        queued: None,
     };
     for (kind, value) in Attributes(message.get(UNIX_MESSAGE..)?) {
         match kind {
             UNIX_DIAG_NAME => socket.name = value.to_vec(),
             UNIX_DIAG_PEER => socket.peer = bytes_at(value, 0).map(u32::from_ne_bytes),
+            UNIX_DIAG_RQLEN => socket.queued = bytes_at(value, 0).map(u32::from_ne_bytes),
             UNIX_DIAG_SHUTDOWN => {
                 socket.peer_closed = value.first().is_some_and(|bits| bits & RCV_SHUTDOWN != 0);
             }
@@ -278,9 +323,9 @@ mod tests {
 
     #[test]
     fn a_message_is_split_where_it_says_it_ends() {
-        let mut bytes = message(b"abc");
+        let mut bytes = message(0, b"abc");
         bytes.push(0);
-        bytes.extend(message(b"defg"));
+        bytes.extend(message(0, b"defg"));
         let payloads: Vec<_> = Messages(&bytes).map(|(_, payload)| payload).collect();
         assert_eq!(payloads, [&b"abc"[..], b"defg"]);
     }

@@ -1,8 +1,9 @@
 //! `leak`, observed: a pool's probes saw the acquire and no release, and the wire is silent.
 //!
-//! May import the model only. Both ends of a checkout are probed, so nothing is inferred.
+//! May import the model only. Both ends of a checkout are probed, so nothing is inferred. While the
+//! server owes an answer, the silence is its own; unless the answer is there and nobody reads it.
 
-use super::{Case, Grounds, Rule, Scene};
+use super::{Case, Grounds, Rule, Scene, leak_unread};
 use crate::model::{
     connection::Connection,
     event::MonoNanos,
@@ -24,7 +25,13 @@ impl Rule for LeakObserved {
         // Just taken and not spoken on yet: the wire's silence is older than the checkout.
         let taken = scene.now.since(checkout.acquired_at?);
         let quiet = scene.is_silent(conn) && taken >= scene.settings.threshold;
-        (quiet && conn.active() != Some(true)).then_some(Grounds::Checkout)
+        if !quiet {
+            return None;
+        }
+        match conn.active() {
+            Some(true) => scene.left_unread(conn).map(|unread| Grounds::Checkout(Some(unread))),
+            _ => Some(Grounds::Checkout(None)),
+        }
     }
 
     fn held_since(&self, conn: &Connection) -> Option<MonoNanos> {
@@ -48,11 +55,18 @@ impl Rule for LeakObserved {
                 duration(held.min),
             ));
         }
+        let unread = leak_unread::left_unread(group);
+        let others = group.len() - unread.len();
         evidence.push(format!(
-            "No byte moved in either direction for more than the threshold of {}, and the server \
-             is not working on anything.",
+            "No byte moved in either direction for more than the threshold of {}{}.",
             duration(settings.threshold),
+            match others {
+                0 => String::new(),
+                _ if unread.is_empty() => ", and the server is not working on anything".to_owned(),
+                n => format!(", and the server is not working on anything for {n} of them"),
+            },
         ));
+        evidence.extend(leak_unread::words(&unread));
         let open = group.iter().filter(|case| case.conn.in_transaction().is_some()).count();
         if open > 0 {
             evidence.push(format!(

@@ -6,7 +6,7 @@
 use super::{Case, Grounds, Rule, Scene};
 use crate::model::{
     connection::Connection,
-    event::{MonoNanos, WirePhase},
+    event::MonoNanos,
     finding::{Certainty, Verdict},
     tracker::Settings,
     words::{count, duration},
@@ -21,10 +21,10 @@ impl Rule for LongQuery {
     }
 
     fn check(&self, scene: &Scene, conn: &Connection) -> Option<Grounds> {
-        let spoken = matches!(conn.phase(), WirePhase::Ready | WirePhase::Encrypted);
-        let running = conn.active() == Some(true) && !conn.peer_closed();
+        // An answer that waits unread is no work, for however short a time it does.
+        let running = conn.awaits_answer() && conn.unread().is_none();
         let known = conn.wire.as_ref().is_some_and(|wire| wire.active == Some(true));
-        (spoken && running && scene.is_silent(conn)).then_some(Grounds::Active { known })
+        (running && scene.is_silent(conn)).then_some(Grounds::Active { known })
     }
 
     fn held_since(&self, _conn: &Connection) -> Option<MonoNanos> {

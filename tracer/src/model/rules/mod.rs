@@ -10,6 +10,7 @@ mod group;
 mod idle_in_transaction;
 mod leak_inferred;
 mod leak_observed;
+mod leak_unread;
 mod long_query;
 mod loss;
 mod never_used;
@@ -20,9 +21,10 @@ use std::collections::BTreeMap;
 pub(super) use bypass::{Bypass, is_bypassed};
 pub(super) use group::findings;
 pub use loss::lowers_certainty;
+pub(super) use purpose::is_silent_on_purpose;
 
 use super::{
-    connection::Connection,
+    connection::{Connection, Unread},
     event::{ConnId, MonoNanos, TxStatus},
     finding::{Certainty, Verdict},
     process::Process,
@@ -54,16 +56,30 @@ impl<'a> Scene<'a> {
     fn is_silent(&self, conn: &Connection) -> bool {
         conn.silence(self.now) >= self.settings.threshold
     }
+
+    /// An answer that waits unread for longer than the threshold: the process does not read, whatever
+    /// the server does. A shorter wait may end with the next look.
+    fn left_unread(&self, conn: &Connection) -> Option<Unread> {
+        conn.unread().filter(|unread| unread.waited() >= self.settings.threshold)
+    }
 }
 
 /// Why a rule applies to a connection.
 #[derive(Clone, Debug)]
 pub(super) enum Grounds {
-    Checkout,
+    /// Of the pool; with what was left unread of an answer.
+    Checkout(Option<Unread>),
+    /// No checkout is known.
+    Unread(Unread),
     Bypass(Bypass),
-    Transaction { status: TxStatus, given_back: bool },
+    Transaction {
+        status: TxStatus,
+        given_back: bool,
+    },
     Unused(Option<Bypass>),
-    Active { known: bool },
+    Active {
+        known: bool,
+    },
 }
 
 /// A connection to which a rule applies.
@@ -105,10 +121,11 @@ pub(super) trait Rule: Sync {
 }
 
 /// The rules; the first that applies to a connection decides its verdict.
-pub(super) const RULES: [&dyn Rule; 5] = [
+pub(super) const RULES: [&dyn Rule; 6] = [
     &leak_observed::LeakObserved,
     &idle_in_transaction::IdleInTransaction,
     &leak_inferred::LeakInferred,
+    &leak_unread::LeakUnread,
     &never_used::NeverUsed,
     &long_query::LongQuery,
 ];
@@ -123,7 +140,7 @@ pub(super) fn judge<'c>(
         return Vec::new();
     }
     connections
-        .filter(|conn| conn.is_session() && !purpose::is_silent_on_purpose(conn))
+        .filter(|conn| conn.is_session() && !is_silent_on_purpose(conn))
         .filter_map(|conn| {
             let (rule, grounds) = RULES
                 .iter()

@@ -15,7 +15,7 @@ pub(super) fn is_pooler(process: &Process) -> bool {
 }
 
 /// Nobody expects this connection to speak: it listens, keeps a lock, or streams.
-pub(super) fn is_silent_on_purpose(conn: &Connection) -> bool {
+pub(in crate::model) fn is_silent_on_purpose(conn: &Connection) -> bool {
     let Some(wire) = &conn.wire else { return false };
     wire.listening || wire.advisory_lock || wire.copy || wire.replication || took_lock(conn)
 }

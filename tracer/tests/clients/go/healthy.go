@@ -5,9 +5,12 @@ package main
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v4/pgxpool"
+	"github.com/lib/pq"
 )
 
 func healthyRows(db *sql.DB) error {
@@ -21,6 +24,59 @@ func healthyRows(db *sql.DB) error {
 		if err := rows.Scan(&got); err != nil {
 			return err
 		}
+	}
+	return rows.Err()
+}
+
+// healthyRowsUnread returns as early as its leaky twin; closing the rows reads what is left.
+func healthyRowsUnread(db *sql.DB) error {
+	rows, err := db.Query("select repeat('x', 1000) from generate_series(1, 10000)")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	rows.Next()
+	return rows.Scan(new(string))
+}
+
+// healthyDriverRows is the same without a pool: the connection is kept, and idle afterwards.
+func healthyDriverRows(ctx context.Context) error {
+	conn, err := driverConn(ctx)
+	if err != nil {
+		return err
+	}
+	rows, err := conn.QueryContext(ctx, "select repeat('x', 1000) from generate_series(1, 10000)", nil)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	return rows.Next(make([]driver.Value, 1))
+}
+
+// kept is what this program opened without a pool: what nobody refers to is closed by the runtime.
+var kept []driver.Conn
+
+func driverConn(ctx context.Context) (driver.QueryerContext, error) {
+	connector, err := pq.NewConnector("")
+	if err != nil {
+		return nil, err
+	}
+	conn, err := connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	kept = append(kept, conn)
+	return conn.(driver.QueryerContext), nil
+}
+
+// slowRows works on each row for a while, so the server always has more than is asked for.
+func slowRows(rows *sql.Rows, pause time.Duration) error {
+	defer rows.Close()
+	for rows.Next() {
+		if err := rows.Scan(new(string)); err != nil {
+			return err
+		}
+		time.Sleep(pause)
 	}
 	return rows.Err()
 }

@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 
 	"github.com/jackc/pgx/v4/pgxpool"
@@ -39,6 +40,19 @@ func leakRowsUnread(db *sql.DB) error {
 	}
 	rows.Next()
 	return rows.Scan(new(string))
+}
+
+// leakDriverRows leaves the result of a connection that belongs to no pool.
+func leakDriverRows(ctx context.Context) error {
+	conn, err := driverConn(ctx)
+	if err != nil {
+		return err
+	}
+	rows, err := conn.QueryContext(ctx, "select repeat('x', 1000) from generate_series(1, 100000)", nil) // LEAK-LINE driver_rows
+	if err != nil {
+		return err
+	}
+	return rows.Next(make([]driver.Value, 1))
 }
 
 // leakTx neither commits nor rolls back when there is nothing to change.

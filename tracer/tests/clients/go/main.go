@@ -11,9 +11,9 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v4/pgxpool"
-	_ "github.com/lib/pq"
 )
 
 type client struct {
@@ -44,6 +44,8 @@ func (c *client) leak(shape string) error {
 		return expect(err, errNotFound)
 	case "rows_unread":
 		return leakRowsUnread(c.db)
+	case "driver_rows":
+		return leakDriverRows(c.ctx)
 	case "tx":
 		return expect(leakTx(c.db, 1000), errNotFound)
 	case "conn":
@@ -66,6 +68,10 @@ func (c *client) healthy(shape string) error {
 	switch shape {
 	case "rows":
 		return healthyRows(c.db)
+	case "rows_unread":
+		return healthyRowsUnread(c.db)
+	case "driver_rows":
+		return healthyDriverRows(c.ctx)
 	case "tx":
 		return healthyTx(c.db)
 	case "conn":
@@ -136,6 +142,19 @@ func (c *client) run(words []string) error {
 		seconds := word(1)
 		go func() {
 			if err := longQuery(c.db, seconds); err != nil {
+				fmt.Println("error", err)
+			}
+		}()
+		return nil
+	case "slow_rows":
+		// Answered when the first rows are there; read for as long as this runs.
+		pause := time.Duration(number(1)) * time.Millisecond
+		rows, err := c.db.Query("select repeat('x', 1000) from generate_series(1, 1000000)")
+		if err != nil {
+			return err
+		}
+		go func() {
+			if err := slowRows(rows, pause); err != nil {
 				fmt.Println("error", err)
 			}
 		}()
