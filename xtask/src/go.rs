@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use xtask::{sh, workspace};
 
 use crate::apt::Apt;
+use crate::setup::Unavailable;
 
 /// A toolchain.
 struct Toolchain {
@@ -37,7 +38,8 @@ const TOOLCHAINS: [Toolchain; 2] = [
     },
 ];
 
-/// Fetches those that are not there yet; says so for each.
+/// Fetches those that are not there yet; says so for each. An error is [`Unavailable`] where the
+/// mirror does not give one.
 pub fn ensure() -> Result<()> {
     for toolchain in &TOOLCHAINS {
         let dir = workspace::target().join("tools").join(toolchain.name);
@@ -45,7 +47,10 @@ pub fn ensure() -> Result<()> {
             continue;
         }
         println!("setup: fetching {} from {}", toolchain.name, toolchain.suite);
-        fetch(toolchain, &dir).with_context(|| format!("{} cannot be fetched", toolchain.name))?;
+        fetch(toolchain, &dir).map_err(|error| Unavailable::Download {
+            what: toolchain.name,
+            why: format!("{error:#}"),
+        })?;
         // Last: its presence says that the directory is complete.
         fs::write(dir.join("complete"), [])?;
     }

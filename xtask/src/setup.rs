@@ -35,8 +35,10 @@ pub enum Group {
     Build,
     /// PostgreSQL with Node and Go clients.
     Demo,
-    /// The tests that need no kernel: compilers whose programs are looked into, and the clients.
-    Unit,
+    /// The tests that unwind the stacks of programs in all languages.
+    Programs,
+    /// The tests that read executables, those of other Go toolchains too.
+    Binaries,
     /// The tests on this kernel.
     Real,
     /// The tests under other kernels.
@@ -45,26 +47,41 @@ pub enum Group {
 
 /// A package that is missing, and what for.
 #[derive(Debug)]
-struct Missing {
+pub struct Missing {
     package: String,
     why: String,
 }
 
-/// The one list of what is missing and cannot be installed from here.
+/// What cannot be had from here.
 #[derive(Debug)]
-pub struct Unavailable(Vec<Missing>);
+pub enum Unavailable {
+    /// The one list of packages that are missing and cannot be installed.
+    Packages(Vec<Missing>),
+    /// Something of the network, and why it could not be fetched.
+    Download { what: &'static str, why: String },
+}
 
 impl Unavailable {
-    /// The packages' names, for one line.
-    pub fn names(&self) -> String {
-        self.0.iter().map(|missing| missing.package.as_str()).collect::<Vec<_>>().join(", ")
+    /// Why something is left out, in one line.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Packages(missing) => {
+                let names: Vec<_> = missing.iter().map(|one| one.package.as_str()).collect();
+                format!("needs {}", names.join(", "))
+            }
+            Self::Download { .. } => self.to_string(),
+        }
     }
 }
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let missing = match self {
+            Self::Packages(missing) => missing,
+            Self::Download { what, why } => return write!(f, "{what} cannot be fetched: {why}"),
+        };
         writeln!(f, "these are missing and cannot be installed from here:")?;
-        for missing in &self.0 {
+        for missing in missing {
             writeln!(f, "  {}: {}", missing.package, missing.why)?;
         }
         f.write_str(
@@ -76,12 +93,15 @@ impl fmt::Display for Unavailable {
 
 impl Error for Unavailable {}
 
+/// What tests need, beyond a build.
+const TEST: [Group; 5] = [Group::Demo, Group::Programs, Group::Binaries, Group::Real, Group::Vm];
+
 /// Looks for everything, installs what is missing, and says so line by line.
 pub fn run(options: &Options) -> Result<()> {
     let groups: &[Group] = match (options.test, options.build) {
-        (true, _) => &[Group::Demo, Group::Unit, Group::Real, Group::Vm],
+        (true, _) => &TEST,
         (_, true) => &[Group::Build],
-        _ => &[Group::Build, Group::Demo, Group::Unit, Group::Real, Group::Vm],
+        _ => &[&[Group::Build][..], &TEST].concat(),
     };
     install(groups, Voice::Everything)?;
     println!("setup: complete");
@@ -132,14 +152,15 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
     if groups.contains(&Group::Demo) {
         clients::build_demo()?;
     }
-    if groups.contains(&Group::Unit) || groups.contains(&Group::Real) {
+    if groups.contains(&Group::Binaries) || groups.contains(&Group::Real) {
         python_clients(voice)?;
-    }
-    if groups.contains(&Group::Unit) {
-        go::ensure()?;
     }
     if groups.contains(&Group::Real) {
         clients::build_go()?;
+    }
+    // Last, for the mirror that they come from may be out of reach.
+    if groups.contains(&Group::Binaries) {
+        go::ensure()?;
     }
     Ok(())
 }
@@ -148,9 +169,25 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
 fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
     let lists: &[&'static [Need]] = match group {
         Group::Build => &[needs::BUILD],
-        Group::Demo => &[needs::SERVER, needs::DEMO],
-        Group::Unit => &[needs::DEMO, needs::REAL, needs::UNIT],
-        Group::Real => &[needs::SERVER, needs::DEMO, needs::REAL],
+        Group::Demo => &[needs::SERVER, needs::LANGUAGES, needs::DEMO],
+        Group::Programs => &[needs::BUILD, needs::LANGUAGES, needs::PYTHON],
+        Group::Binaries => &[
+            needs::BUILD,
+            needs::LANGUAGES,
+            needs::PYTHON,
+            needs::DEMO,
+            needs::CLIENTS,
+            needs::BINARIES,
+        ],
+        Group::Real => &[
+            needs::SERVER,
+            needs::LANGUAGES,
+            needs::PYTHON,
+            needs::DEMO,
+            needs::CLIENTS,
+            needs::TLS,
+            needs::NETWORK,
+        ],
         Group::Vm => &[needs::SERVER, needs::VM],
     };
     lists.iter().copied().flatten()
@@ -184,7 +221,7 @@ fn compiler(voice: Voice) -> Result<Compiler> {
         let package = "rustup's nightly with rust-src".to_owned();
         let why = "compiling the kernel side; get it with \
                    `rustup toolchain install nightly --component rust-src`";
-        return Err(Unavailable(vec![Missing { package, why: why.to_owned() }]).into());
+        return Err(Unavailable::Packages(vec![Missing { package, why: why.to_owned() }]).into());
     };
     apt_install(wanted.into())?;
     Compiler::find().context("the packages are installed but `rustc --print sysroot` has no bpfel")
@@ -269,7 +306,7 @@ fn apt_install(missing: Vec<Missing>) -> Result<()> {
     }
     let apt_get = toolchain::is_debian().then(|| sh::elevated("apt-get".as_ref())).flatten();
     let Some(mut install) = apt_get else {
-        return Err(Unavailable(missing).into());
+        return Err(Unavailable::Packages(missing).into());
     };
     apt_update_once()?;
     let names: Vec<_> = missing.iter().map(|missing| &missing.package).collect();
