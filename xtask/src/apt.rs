@@ -49,9 +49,18 @@ impl Apt {
             "Acquire::Languages=none",
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
             "APT::Sandbox::User=root",
+            // These sources are all ours, so each that fails counts. By default a mirror that does
+            // not answer is a warning, and what is there from last time, or nothing, is taken for
+            // its list.
+            "APT::Update::Error-Mode=any",
             "APT::Architecture=amd64",
         ];
         Ok(Self { options: places.chain(settings.map(OsString::from)).collect() })
+    }
+
+    /// Fetches the lists of packages.
+    pub fn update(&self) -> Result<()> {
+        sh::run(self.command("apt-get").args(["-qq", "update"]))
     }
 
     /// `apt-get` or `apt-cache` with that state.

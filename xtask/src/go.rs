@@ -64,7 +64,7 @@ fn fetch(toolchain: &Toolchain, dir: &std::path::Path) -> Result<()> {
     fs::create_dir_all(dir)?;
     let state = workspace::target().join("tools/apt").join(toolchain.suite);
     let apt = Apt::new(&state, &[toolchain.suite])?;
-    sh::run(apt.command("apt-get").args(["-qq", "update"]))?;
+    apt.update()?;
     let names = sh::output(apt.command("apt-cache").args(["pkgnames", toolchain.prefix]))?;
     let version = newest(&names)
         .with_context(|| format!("{} has no package {}*-go", toolchain.suite, toolchain.prefix))?;

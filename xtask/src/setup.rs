@@ -317,6 +317,10 @@ fn apt_install(missing: Vec<Missing>) -> Result<()> {
 }
 
 /// Package lists are fetched once per run, and only when something has to be installed.
+///
+/// Of the system's own sources one may be broken that has nothing to do with us, so a failure is
+/// said and not more: whether the lists are good enough is for the installation to find out, which
+/// names the package that it does not find.
 fn apt_update_once() -> Result<()> {
     use std::sync::atomic::{AtomicBool, Ordering};
     static DONE: AtomicBool = AtomicBool::new(false);
@@ -327,5 +331,9 @@ fn apt_update_once() -> Result<()> {
         bail!("apt-get needs root, or sudo");
     };
     println!("setup: apt-get update");
-    sh::run(update.env("DEBIAN_FRONTEND", "noninteractive").args(["update", "-qq"]))
+    update.env("DEBIAN_FRONTEND", "noninteractive").args(["update", "-qq"]);
+    if let Err(error) = sh::run(&mut update) {
+        eprintln!("setup: {error:#}; going on with the package lists that are there");
+    }
+    Ok(())
 }
