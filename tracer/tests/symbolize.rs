@@ -12,6 +12,7 @@ use target::Target;
 use tempfile::TempDir;
 use tracer::model::{Frame, FrameKind, Stack};
 use tracer::symbolize::{Resolved, Symbolizer};
+use xtask::clients;
 
 const ENOUGH: usize = 48 << 10;
 
@@ -228,9 +229,7 @@ fn go_functions_and_lines_are_exact() {
     ] {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("chain");
-        run(Command::new("go")
-            .env("GO111MODULE", "off")
-            .env("GOCACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/go-cache"))
+        run(clients::go("go")
             .arg("build")
             .args(flags)
             .arg("-o")

@@ -1,4 +1,4 @@
-//! Packages of any of Debian's releases, unpacked below `target`.
+//! Packages of any of Debian's releases, unpacked into the target directory.
 //!
 //! Uses apt with lists and sources of its own: the system's stay as they are, and nothing is
 //! installed.

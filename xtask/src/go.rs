@@ -1,5 +1,5 @@
-//! Go toolchains besides the system's, below `target/tools`: the function table has changed over
-//! the releases, and the tests read those of real programs.
+//! Go toolchains besides the system's, among the tools in the target directory: the function table
+//! has changed over the releases, and the tests read those of real programs.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::setup::Unavailable;
 
 /// A toolchain.
 struct Toolchain {
-    /// Directory in `target/tools`.
+    /// Directory in [`workspace::tools`].
     name: &'static str,
     suite: &'static str,
     /// How its packages begin; the newest of them is taken.
@@ -42,7 +42,7 @@ const TOOLCHAINS: [Toolchain; 2] = [
 /// mirror does not give one.
 pub fn ensure() -> Result<()> {
     for toolchain in &TOOLCHAINS {
-        let dir = workspace::target().join("tools").join(toolchain.name);
+        let dir = workspace::tools().join(toolchain.name);
         if dir.join("complete").exists() {
             continue;
         }
@@ -62,7 +62,7 @@ fn fetch(toolchain: &Toolchain, dir: &std::path::Path) -> Result<()> {
         fs::remove_dir_all(dir)?;
     }
     fs::create_dir_all(dir)?;
-    let state = workspace::target().join("tools/apt").join(toolchain.suite);
+    let state = workspace::tools().join("apt").join(toolchain.suite);
     let apt = Apt::new(&state, &[toolchain.suite])?;
     apt.update()?;
     let names = sh::output(apt.command("apt-cache").args(["pkgnames", toolchain.prefix]))?;

@@ -2,8 +2,8 @@
 //!
 //! Every other task calls [`ensure`] for the groups it uses, so no step has to be typed before
 //! it. Looking is quick and repeated each time: what is there cannot go stale. Packages come from
-//! the distribution where we can install them (Debian, as root or with sudo); the rest goes below
-//! `target/`, at pinned versions. Nothing is written into anyone's home.
+//! the distribution where we can install them (Debian, as root or with sudo); the rest goes into
+//! the target directory, at pinned versions. Nothing is written into anyone's home.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -249,7 +249,7 @@ fn apt_candidate(package: &str) -> Option<String> {
     (line != "(none)").then(|| line.to_owned())
 }
 
-/// `bpf-linker` of the pinned version, built into `target/tools` where there is none.
+/// `bpf-linker` of the pinned version, built into [`workspace::tools`] where there is none.
 fn linker(compiler: Compiler, voice: Voice) -> Result<()> {
     if let Some(dir) = toolchain::linker_dir() {
         voice.found(format_args!("bpf-linker {} in {}", needs::BPF_LINKER, dir.display()));

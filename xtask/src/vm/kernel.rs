@@ -1,4 +1,4 @@
-//! Kernels of Debian's releases, fetched and unpacked below `target/vm`.
+//! Kernels of Debian's releases, fetched and unpacked in the target directory's `vm`.
 //!
 //! Old builds disappear from the mirrors, so a kernel is asked for by series and the
 //! newest build of it is taken and kept.

@@ -29,7 +29,7 @@ pub struct Options {
     /// Which kernels, as a list with commas; `all` of them when not given
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     kernel: Vec<String>,
-    /// Look for newer builds than those kept in target/vm
+    /// Look for newer builds than those kept from before
     #[arg(long)]
     update: bool,
     /// Seconds that one machine may take, from its start to its end
@@ -79,6 +79,7 @@ pub fn run(options: &Options) -> Result<()> {
         command,
         environment: vec![
             (postgres::PREPARED_DATA.to_owned(), data.display().to_string()),
+            (workspace::TARGET_DIR.to_owned(), workspace::target().display().to_string()),
             ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
         ],
         directory: workspace::root().join("tracer").display().to_string(),
