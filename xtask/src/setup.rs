@@ -39,6 +39,8 @@ pub enum Group {
     Programs,
     /// The tests that read executables, those of other Go toolchains too.
     Binaries,
+    /// The tests of what only root may see.
+    Root,
     /// The tests on this kernel.
     Real,
     /// The tests under other kernels.
@@ -94,7 +96,8 @@ impl fmt::Display for Unavailable {
 impl Error for Unavailable {}
 
 /// What tests need, beyond a build.
-const TEST: [Group; 5] = [Group::Demo, Group::Programs, Group::Binaries, Group::Real, Group::Vm];
+const TEST: [Group; 6] =
+    [Group::Demo, Group::Programs, Group::Binaries, Group::Root, Group::Real, Group::Vm];
 
 /// Looks for everything, installs what is missing, and says so line by line.
 pub fn run(options: &Options) -> Result<()> {
@@ -179,6 +182,7 @@ fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
             needs::CLIENTS,
             needs::BINARIES,
         ],
+        Group::Root => &[needs::BUILD, needs::PYTHON, needs::NETWORK],
         Group::Real => &[
             needs::SERVER,
             needs::LANGUAGES,

@@ -47,11 +47,15 @@ struct Target {
 const SELECTING: &str = "real";
 
 /// All that the tracer's manifest selects by that feature.
-const TARGETS: [Target; 3] = [
+const TARGETS: [Target; 4] = [
     Target { name: "symbolize", part: Part::Unit, group: Group::Programs },
     Target { name: "binaries", part: Part::Unit, group: Group::Binaries },
+    Target { name: "root", part: Part::Real, group: Group::Root },
     Target { name: "real", part: Part::Real, group: Group::Real },
 ];
+
+/// The step under other kernels, which runs the target `real` again.
+const KERNELS: &str = "other kernels";
 
 /// How a step ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -140,6 +144,9 @@ impl Summary {
 pub fn run(options: &Options) -> Result<()> {
     let wants = |part| options.only.is_none_or(|only| only == part);
     let mut summary = Summary::default();
+    if let Some(notice) = notice(sh::is_root(), sh::which("sudo").is_some(), options.only) {
+        println!("test: {notice}");
+    }
     // Nothing compiles without it.
     build::object()?;
     if wants(Part::Unit) {
@@ -156,9 +163,9 @@ pub fn run(options: &Options) -> Result<()> {
     if wants(Part::Vm) {
         if std::env::consts::ARCH == "x86_64" {
             let run = || vm::run(&vm::Options::default());
-            summary_of_root(&mut summary, "other kernels", run);
+            summary_of_root(&mut summary, KERNELS, run);
         } else {
-            summary.leave_out("other kernels", "virtual machines are only prepared for x86-64");
+            summary.leave_out(KERNELS, "virtual machines are only prepared for x86-64");
         }
     }
     summary.close()
@@ -197,12 +204,34 @@ fn unit(summary: &mut Summary) {
     }
 }
 
+/// What whoever is not root should know before the first step: which of them need it, and how
+/// they get it.
+fn notice(is_root: bool, has_sudo: bool, only: Option<Part>) -> Option<String> {
+    let of_root = TARGETS.iter().filter(|target| target.part == Part::Real);
+    let steps = of_root.map(|target| (target.part, target.name)).chain([(Part::Vm, KERNELS)]);
+    let steps = steps.filter(|(part, _)| only.is_none_or(|only| only == *part));
+    let steps: Vec<_> = steps.map(|(_, name)| format!("`{name}`")).collect();
+    if is_root || steps.is_empty() {
+        return None;
+    }
+    let steps = steps.join(", ");
+    Some(if has_sudo {
+        format!(
+            "{steps} need root: all is built as you, and only they are run with sudo, which may ask for a password"
+        )
+    } else {
+        format!(
+            "{steps} need root and are left out: run `cargo xtask test` as root, or install sudo"
+        )
+    })
+}
+
 /// A step that needs root in the end.
 fn summary_of_root(summary: &mut Summary, name: &'static str, run: impl FnOnce() -> Result<()>) {
     if sh::is_root() || sh::which("sudo").is_some() {
         summary.step(name, run);
     } else {
-        summary.leave_out(name, "needs root, and there is no sudo");
+        summary.leave_out(name, "needs root, and there is no sudo: run it as root");
     }
 }
 
@@ -288,6 +317,20 @@ mod tests {
         assert_eq!(outcomes, [&Outcome::Passed, &left_out, &Outcome::Passed]);
         assert_eq!(summary.lines()[1].split_once("  left out: ").unwrap().1, why);
         summary.close().unwrap();
+    }
+
+    #[test]
+    fn whoever_is_not_root_is_told_first_what_needs_it() {
+        let with_sudo = notice(false, true, None).unwrap();
+        assert!(
+            with_sudo.starts_with("`root`, `real`, `other kernels` need root: "),
+            "{with_sudo}"
+        );
+        assert!(with_sudo.contains("run with sudo"), "{with_sudo}");
+        let without = notice(false, false, Some(Part::Vm)).unwrap();
+        assert!(without.starts_with("`other kernels` need root and are left out"), "{without}");
+        assert_eq!(notice(true, false, None), None);
+        assert_eq!(notice(false, false, Some(Part::Unit)), None);
     }
 
     #[test]

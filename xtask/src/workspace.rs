@@ -7,15 +7,24 @@
 use std::env;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// The variable that moves the target directory, as cargo knows it.
 pub const TARGET_DIR: &str = "CARGO_TARGET_DIR";
 
-/// The root of the checkout.
+/// The variable in which cargo says whose program it runs.
+pub const MANIFEST_DIR: &str = "CARGO_MANIFEST_DIR";
+
+/// The root of the checkout. As cargo says it when it runs us, for it may run what it compiled for
+/// another checkout with the same target directory.
 #[must_use]
 pub fn root() -> &'static Path {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest)
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let compiled = || env!("CARGO_MANIFEST_DIR").into();
+        let manifest = PathBuf::from(env::var_os(MANIFEST_DIR).unwrap_or_else(compiled));
+        manifest.parent().map(Path::to_path_buf).unwrap_or(manifest)
+    });
+    &ROOT
 }
 
 /// Where cargo puts what it builds, and the tasks what they keep between runs: `target` or what

@@ -72,6 +72,7 @@ pub fn run(options: &Options) -> Result<()> {
     postgres::prepare(&data)?;
     let jobs = jobs(kernels.len(), options.memory);
     let cpus = u32::try_from(processors() / jobs).unwrap_or(1).max(1);
+    let tracer = workspace::root().join("tracer");
     let machine = Machine {
         memory_mib: options.memory,
         cpus,
@@ -79,10 +80,11 @@ pub fn run(options: &Options) -> Result<()> {
         command,
         environment: vec![
             (postgres::PREPARED_DATA.to_owned(), data.display().to_string()),
+            (workspace::MANIFEST_DIR.to_owned(), tracer.display().to_string()),
             (workspace::TARGET_DIR.to_owned(), workspace::target().display().to_string()),
             ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
         ],
-        directory: workspace::root().join("tracer").display().to_string(),
+        directory: tracer.display().to_string(),
     };
     let failed = run_all(&kernels, &machine, jobs);
     if !failed.is_empty() {
