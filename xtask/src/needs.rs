@@ -8,6 +8,9 @@ pub const BPF_LINKER: &str = "0.13.0";
 /// The LLVM majors that `BPF_LINKER` can be built against (its `llvm-NN` features).
 pub const BPF_LINKER_LLVM: &[u32] = &[21, 22, 23];
 
+/// What checks licences, sources and versions of dependencies.
+pub const CARGO_DENY: &str = "0.20.2";
+
 /// Debian's Rust toolchains that have a prebuilt `core` for eBPF, preferred first. Stable
 /// releases carry a current compiler under `-web` names, for the browsers; testing and later
 /// under the plain ones.

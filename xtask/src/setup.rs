@@ -35,6 +35,8 @@ pub enum Group {
     Build,
     /// PostgreSQL with Node and Go clients.
     Demo,
+    /// The check of what dependencies may be.
+    Licences,
     /// The tests that unwind the stacks of programs in all languages.
     Programs,
     /// The tests that read executables, those of other Go toolchains too.
@@ -96,8 +98,15 @@ impl fmt::Display for Unavailable {
 impl Error for Unavailable {}
 
 /// What tests need, beyond a build.
-const TEST: [Group; 6] =
-    [Group::Demo, Group::Programs, Group::Binaries, Group::Root, Group::Real, Group::Vm];
+const TEST: [Group; 7] = [
+    Group::Demo,
+    Group::Licences,
+    Group::Programs,
+    Group::Binaries,
+    Group::Root,
+    Group::Real,
+    Group::Vm,
+];
 
 /// Looks for everything, installs what is missing, and says so line by line.
 pub fn run(options: &Options) -> Result<()> {
@@ -161,6 +170,9 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
     if groups.contains(&Group::Real) {
         clients::build_go()?;
     }
+    if groups.contains(&Group::Licences) {
+        cargo_deny(voice)?;
+    }
     // Last, for the mirror that they come from may be out of reach.
     if groups.contains(&Group::Binaries) {
         go::ensure()?;
@@ -172,6 +184,7 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
 fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
     let lists: &[&'static [Need]] = match group {
         Group::Build => &[needs::BUILD],
+        Group::Licences => &[needs::BUILD],
         Group::Demo => &[needs::SERVER, needs::LANGUAGES, needs::DEMO],
         Group::Programs => &[needs::BUILD, needs::LANGUAGES, needs::PYTHON],
         Group::Binaries => &[
@@ -272,16 +285,36 @@ fn linker(compiler: Compiler, voice: Voice) -> Result<()> {
     let (major, prefix) = toolchain::llvm_prefix(llvm)
         .with_context(|| format!("bpf-linker {} cannot use LLVM {llvm}", needs::BPF_LINKER))?;
     println!("setup: building bpf-linker {} against LLVM {major} (a minute)", needs::BPF_LINKER);
+    let path = toolchain::path_with(&prefix.join("bin"))?;
+    cargo_install("bpf-linker", needs::BPF_LINKER, |install| {
+        install.args(["--no-default-features", "--features", &format!("llvm-{major}")]);
+        install.env("LLVM_PREFIX", &prefix).env("PATH", path);
+    })
+}
+
+/// `cargo-deny` of the pinned version, built where there is none.
+fn cargo_deny(voice: Voice) -> Result<()> {
+    if let Some(found) = toolchain::cargo_deny() {
+        voice.found(format_args!("cargo-deny: {}", found.display()));
+        return Ok(());
+    }
+    println!("setup: building cargo-deny {} (two minutes)", needs::CARGO_DENY);
+    let built = cargo_install("cargo-deny", needs::CARGO_DENY, |install| {
+        // It checks for two seconds; optimising it takes several minutes.
+        install.arg("--debug").env("CARGO_PROFILE_DEV_DEBUG", "0");
+    });
+    built.map_err(|error| {
+        Unavailable::Download { what: "cargo-deny", why: format!("{error:#}") }.into()
+    })
+}
+
+/// A program from crates.io as a tool of its own, with `adjust` for what it wants besides.
+fn cargo_install(name: &str, version: &str, adjust: impl FnOnce(&mut Command)) -> Result<()> {
     let scratch = tempfile::TempDir::with_prefix("connleak-setup-")?;
     let mut install = sh::cargo();
-    install
-        .args(["install", "bpf-linker", "--version", needs::BPF_LINKER, "--locked", "--quiet"])
-        .args(["--no-default-features", "--features", &format!("llvm-{major}")])
-        .arg("--root")
-        .arg(workspace::tool("bpf-linker", needs::BPF_LINKER))
-        .env("LLVM_PREFIX", &prefix)
-        .env("PATH", toolchain::path_with(&prefix.join("bin"))?)
-        .env("CARGO_TARGET_DIR", scratch.path());
+    install.args(["install", name, "--version", version, "--locked", "--quiet", "--root"]);
+    install.arg(workspace::tool(name, version)).env(workspace::TARGET_DIR, scratch.path());
+    adjust(&mut install);
     sh::run(&mut install)
 }
 

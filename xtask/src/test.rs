@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use xtask::{sh, workspace};
 
 use crate::setup::{self, Group, Unavailable};
-use crate::{build, tidy, vm};
+use crate::{build, tidy, toolchain, vm};
 
 /// Check, lint and test everything, also on real kernels
 #[derive(clap::Args)]
@@ -172,7 +172,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn unit(summary: &mut Summary) {
-    summary.step("tidy", || tidy::run(&tidy::Options {}));
+    summary.step("tidy", tidy::rules);
     summary.step("format", || cargo(&["fmt", "--all", "--check"]));
     summary.step("lints", || {
         cargo(&[
@@ -196,12 +196,10 @@ fn unit(summary: &mut Summary) {
         doc.args(["doc", "--workspace", "--no-deps", "--locked"]);
         sh::run(doc.current_dir(workspace::root()).env("RUSTDOCFLAGS", "--deny=warnings"))
     });
-    if sh::which("cargo-deny").is_some() {
-        // Advisories need a database from the network and change without us.
-        summary.step("cargo deny", || cargo(&["deny", "check", "bans", "licenses", "sources"]));
-    } else {
-        summary.leave_out("cargo deny", "not installed; tidy has checked the licences");
-    }
+    summary.step("dependencies", || {
+        setup::ensure(Group::Licences)?;
+        tidy::dependencies(&toolchain::cargo_deny().context("no cargo-deny after setup")?)
+    });
 }
 
 /// What whoever is not root should know before the first step: which of them need it, and how
