@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use xtask::sh;
 
 use crate::needs::DEBIAN_KEYRING;
@@ -18,6 +18,8 @@ const MIRROR: &str = "http://deb.debian.org/debian";
 /// apt with a state of its own.
 pub struct Apt {
     options: Vec<OsString>,
+    mirror: String,
+    suites: String,
 }
 
 impl Apt {
@@ -55,12 +57,17 @@ impl Apt {
             "APT::Update::Error-Mode=any",
             "APT::Architecture=amd64",
         ];
-        Ok(Self { options: places.chain(settings.map(OsString::from)).collect() })
+        let options = places.chain(settings.map(OsString::from)).collect();
+        Ok(Self { options, mirror, suites: suites.join(", ") })
     }
 
     /// Fetches the lists of packages.
     pub fn update(&self) -> Result<()> {
-        sh::run(self.command("apt-get").args(["-qq", "update"]))
+        let fetched = self.command("apt-get").args(["-qq", "update"]).status();
+        // apt has said what it tried; its command line is a page of options.
+        let fetched = fetched.context("cannot start apt-get")?.success();
+        ensure!(fetched, "{} does not give the package lists of {}", self.mirror, self.suites);
+        Ok(())
     }
 
     /// `apt-get` or `apt-cache` with that state.
