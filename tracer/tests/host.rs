@@ -1,12 +1,15 @@
 //! `host` against /proc trees made here and against the real /proc, with real sockets in this
-//! namespace and in one of a child process. Needs root, as `connleak` does.
+//! namespace. What only root may see is in `root.rs`.
+//!
+//! No test here starts a program: between fork and exec, a child holds copies of all descriptors,
+//! and tests count who holds them.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail as tests do")]
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fs::{self, File},
-    io::{BufRead, BufReader, Read, Write},
+    fs,
+    io::{Read, Write},
     net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::{
         fd::AsRawFd,
@@ -16,8 +19,6 @@ use std::{
         },
     },
     path::Path,
-    process::{Child, Command, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::net::sockopt::socket_cookie;
@@ -137,20 +138,6 @@ fn this_process_is_described_from_the_real_proc() {
     assert_eq!(seen.exe.as_deref(), exe.to_str());
     assert!(exe.file_name().unwrap().to_str().unwrap().starts_with(&seen.comm));
     assert_eq!(seen.runtime, Some(Runtime::Native));
-
-    let mapped = proc.mapped_files(own);
-    let program = mapped.iter().find(|file| file.path == exe).unwrap();
-    let mut magic = [0; 4];
-    File::open(&program.entry).unwrap().read_exact(&mut magic).unwrap();
-    assert_eq!(&magic, b"\x7fELF");
-    assert!(mapped.iter().any(|file| file.path.to_string_lossy().contains("libc.so")));
-}
-
-/// Held by the test that starts a child and by those that count who holds a descriptor: between
-/// fork and exec, a child holds copies of all of them.
-fn no_fork_meanwhile() -> MutexGuard<'static, ()> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The inode number of a socket of this process.
@@ -180,7 +167,6 @@ fn tcp_pair(bind: &str, connect: impl Fn(u16) -> SocketAddr) -> (TcpStream, TcpS
 
 #[test]
 fn of_a_tcp_connection_only_the_client_end_is_listed() {
-    let _lock = no_fork_meanwhile();
     let mapped: Ipv6Addr = "::ffff:127.0.0.1".parse().unwrap();
     for (bind, host, family, address) in [
         ("127.0.0.1:0", "127.0.0.1".parse().unwrap(), AF_INET, "127.0.0.1"),
@@ -250,7 +236,6 @@ fn known(socket: &impl AsRawFd, peer_port: Option<u16>) -> Known {
 
 #[test]
 fn a_recheck_tells_still_there_from_closed_by_the_server_and_gone() {
-    let _lock = no_fork_meanwhile();
     let dir = TempDir::new().unwrap();
     let path = dir.path().join(".s.PGSQL.61236");
     let listener = UnixListener::bind(&path).unwrap();
@@ -294,7 +279,6 @@ fn a_recheck_tells_still_there_from_closed_by_the_server_and_gone() {
 
 #[test]
 fn what_waits_unread_is_counted_until_it_is_read() {
-    let _lock = no_fork_meanwhile();
     let (mut unix, mut unix_server) = UnixStream::pair().unwrap();
     let to = |port| ([127, 0, 0, 1], port).into();
     let (mut tcp, mut tcp_server, port) = tcp_pair("127.0.0.1:0", to);
@@ -333,82 +317,4 @@ fn a_namespace_that_is_gone_is_told() {
     assert!(recheck.found.is_empty());
     assert_eq!(recheck.unread.len(), 1);
     assert_eq!(recheck.unread[0].netns, 7);
-}
-
-/// A process in a network namespace of its own, with one connection to `port` there and one to a
-/// Unix socket of ours; it says its descriptors and ends when its input does.
-fn child_in_a_namespace(unix: &Path) -> (Child, u16, Fd, Fd) {
-    const PROGRAM: &str = "
-import socket, sys
-server = socket.create_server(('127.0.0.1', 0))
-port = server.getsockname()[1]
-client = socket.create_connection(('127.0.0.1', port))
-accepted = server.accept()
-accepted[0].sendall(b'x' * 13)
-local = socket.socket(socket.AF_UNIX)
-local.connect(sys.argv[1])
-print(port, client.fileno(), local.fileno(), flush=True)
-sys.stdin.read()
-";
-    let mut child = Command::new("unshare")
-        .args(["--net", "--", "sh", "-c", "ip link set lo up && exec python3 -c \"$0\" \"$1\""])
-        .arg(PROGRAM)
-        .arg(unix)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let numbers: Vec<u16> = line.split_whitespace().map(|word| word.parse().unwrap()).collect();
-    let [port, tcp, unix] = numbers[..] else { panic!("the child said {line:?}") };
-    (child, port, Fd(i32::from(tcp)), Fd(i32::from(unix)))
-}
-
-#[test]
-fn connections_in_another_network_namespace_are_listed_with_their_holder() {
-    let _lock = no_fork_meanwhile();
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join(".s.PGSQL.61237");
-    let listener = UnixListener::bind(&path).unwrap();
-    let (mut child, port, tcp_fd, unix_fd) = child_in_a_namespace(&path);
-    let (mut accepted, _) = listener.accept().unwrap();
-    accepted.write_all(b"seventeen bytes..").unwrap();
-    let pid = Pid(child.id());
-    let proc = ProcFs::default();
-    let netns = proc.netns(pid).unwrap();
-    assert_ne!(netns, own_netns());
-
-    let sockets = listed(&[port, 61237]);
-    let sockets: Vec<_> = sockets.iter().filter(|socket| socket.netns == netns).collect();
-    let find = |family| sockets.iter().find(|socket| socket.family == family).unwrap();
-    let (tcp, unix) = (find(AF_INET), find(AF_UNIX));
-    assert_eq!(sockets.len(), 2, "{sockets:?}");
-    // The server of the Unix connection is on this side of the border.
-    let name = Some(path.to_str().unwrap().to_owned());
-    assert_eq!(unix.peer, Peer::Unix { path: name, port: 61237 });
-    let holders = proc.holders(&HashSet::from([tcp.inode, unix.inode]), None);
-    let mut expected = [
-        Holder { inode: tcp.inode, pid, fd: tcp_fd },
-        Holder { inode: unix.inode, pid, fd: unix_fd },
-    ];
-    expected.sort_unstable();
-    assert_eq!(holders, expected);
-    // Who has the socket is asked first, any other process of the namespace after that.
-    for pid in [pid, Pid(std::process::id())] {
-        let known =
-            |socket: &ListedSocket, peer_port| Known { netns, pid, inode: socket.inode, peer_port };
-        let again = recheck(&proc, &[known(tcp, Some(port)), known(unix, None)]);
-        assert_eq!(again.unread, []);
-        assert_eq!(again.found[&tcp.inode].queued, Some(13));
-        assert_eq!(again.found[&unix.inode].queued, Some(17));
-    }
-    // The visit was another thread's: this one is still where it was.
-    assert_eq!(
-        fs::read_link("/proc/thread-self/ns/net").unwrap(),
-        fs::read_link("/proc/self/ns/net").unwrap()
-    );
-
-    child.stdin.take().unwrap().flush().unwrap();
-    assert!(child.wait().unwrap().success());
 }

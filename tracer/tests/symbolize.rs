@@ -1,84 +1,20 @@
 //! Stacks of real programs, copied where they stopped, resolve to the exact functions and lines.
+//! What only root can resolve is in `root.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "symbolize/fixture.rs"]
+mod fixture;
 #[path = "symbolize/target.rs"]
 mod target;
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fixture::{ENOUGH, app, c_chain, compile_c, line, resolve, run, shown, source};
 use target::Target;
-use tempfile::TempDir;
-use tracer::model::{Frame, FrameKind, Stack};
+use tracer::model::FrameKind;
 use tracer::symbolize::{Resolved, Symbolizer};
-
-const ENOUGH: usize = 48 << 10;
-
-fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/symbolize").join(name)
-}
-
-/// The line of fixture `name` marked with `// line: LABEL`.
-fn line(name: &str, label: &str) -> u32 {
-    let text = std::fs::read_to_string(source(name)).unwrap();
-    let marker = format!("// line: {label}");
-    let index = text.lines().position(|line| line.trim_end().ends_with(&marker)).unwrap();
-    u32::try_from(index).unwrap() + 1
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn compile_c(flags: &[&str]) -> (TempDir, PathBuf) {
-    let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("chain");
-    let page_bytes = if flags.iter().any(|flag| flag.starts_with("-DPAGE_BYTES")) {
-        "-UUNUSED"
-    } else {
-        "-DPAGE_BYTES=64"
-    };
-    run(Command::new("gcc")
-        .args(["-O2", "-pthread", page_bytes])
-        .args(flags)
-        .arg("-o")
-        .arg(&program)
-        .arg(source("chain.c")));
-    (directory, program)
-}
-
-fn resolve(target: &Target) -> Stack {
-    Symbolizer::new().resolve(&target.stack(ENOUGH)).stack
-}
-
-/// `function:line kind`, `+` in front of an inlined one.
-fn shown(frame: &Frame) -> String {
-    let symbol = frame.symbol.as_ref();
-    let name = symbol.map_or("?", |symbol| symbol.function.as_str());
-    let line = symbol.and_then(|s| s.line).map(|line| format!(":{line}")).unwrap_or_default();
-    let inlined = if frame.inlined { "+" } else { "" };
-    format!("{inlined}{name}{line} {:?}", frame.kind)
-}
-
-/// The frames from the first to the last of the application.
-fn app(stack: &Stack) -> Vec<String> {
-    let is_app = |frame: &Frame| frame.kind == FrameKind::App;
-    let first = stack.frames.iter().position(is_app).unwrap_or(0);
-    let last = stack.frames.iter().rposition(is_app).map_or(0, |index| index + 1);
-    stack.frames[first..last].iter().map(shown).collect()
-}
-
-fn c_chain() -> Vec<String> {
-    let at = |label| line("chain.c", label);
-    vec![
-        format!("hold:{} App", at("hold")),
-        format!("+take:{} App", at("take")),
-        format!("load_user:{} App", at("load_user")),
-        format!("handle:{} App", at("handle")),
-    ]
-}
+use xtask::clients;
 
 #[test]
 fn c_functions_and_lines_are_exact_however_the_program_was_built() {
@@ -154,14 +90,6 @@ fn a_deleted_program_that_has_ended_still_resolves_once_it_was_seen() {
 }
 
 #[test]
-fn a_program_deleted_before_it_was_seen_resolves() {
-    let (directory, program) = compile_c(&["-g"]);
-    let target = Target::start(Command::new(&program));
-    drop(directory);
-    assert_eq!(app(&resolve(&target))[..4], c_chain());
-}
-
-#[test]
 fn a_file_that_was_overwritten_after_it_was_seen_is_not_read() {
     let (_directory, program) = compile_c(&["-g"]);
     let target = Target::start(Command::new(&program));
@@ -228,9 +156,7 @@ fn go_functions_and_lines_are_exact() {
     ] {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("chain");
-        run(Command::new("go")
-            .env("GO111MODULE", "off")
-            .env("GOCACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/go-cache"))
+        run(clients::go("go")
             .arg("build")
             .args(flags)
             .arg("-o")
@@ -256,10 +182,13 @@ fn go_functions_and_lines_are_exact() {
 
 #[test]
 fn node_functions_are_named_by_the_perf_map() {
+    let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("node");
     command
         .args(["--perf-basic-prof", "--interpreted-frames-native-stack"])
-        .arg(source("chain.js"));
+        .arg(source("chain.js"))
+        // V8 leaves a log there.
+        .current_dir(directory.path());
     let target = Target::start(command);
     let map = format!("/tmp/perf-{}.map", target.pid());
     let stack = resolve(&target);

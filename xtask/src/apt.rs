@@ -1,4 +1,4 @@
-//! Packages of any of Debian's releases, unpacked below `target`.
+//! Packages of any of Debian's releases, unpacked into the target directory.
 //!
 //! Uses apt with lists and sources of its own: the system's stay as they are, and nothing is
 //! installed.
@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use xtask::sh;
 
 use crate::needs::DEBIAN_KEYRING;
@@ -18,6 +18,8 @@ const MIRROR: &str = "http://deb.debian.org/debian";
 /// apt with a state of its own.
 pub struct Apt {
     options: Vec<OsString>,
+    mirror: String,
+    suites: String,
 }
 
 impl Apt {
@@ -49,9 +51,23 @@ impl Apt {
             "Acquire::Languages=none",
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
             "APT::Sandbox::User=root",
+            // These sources are all ours, so each that fails counts. By default a mirror that does
+            // not answer is a warning, and what is there from last time, or nothing, is taken for
+            // its list.
+            "APT::Update::Error-Mode=any",
             "APT::Architecture=amd64",
         ];
-        Ok(Self { options: places.chain(settings.map(OsString::from)).collect() })
+        let options = places.chain(settings.map(OsString::from)).collect();
+        Ok(Self { options, mirror, suites: suites.join(", ") })
+    }
+
+    /// Fetches the lists of packages.
+    pub fn update(&self) -> Result<()> {
+        let fetched = self.command("apt-get").args(["-qq", "update"]).status();
+        // apt has said what it tried; its command line is a page of options.
+        let fetched = fetched.context("cannot start apt-get")?.success();
+        ensure!(fetched, "{} does not give the package lists of {}", self.mirror, self.suites);
+        Ok(())
     }
 
     /// `apt-get` or `apt-cache` with that state.

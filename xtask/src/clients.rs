@@ -1,8 +1,10 @@
-//! Database clients for the demo and the tests, at pinned versions, below `target/clients`.
+//! Database clients for the demo and the tests, at pinned versions, in the target directory's
+//! `clients`.
 //!
 //! The pins are the files in `tracer/tests/clients`: npm's lock file and pip's requirements. A
 //! copy of them beside the installation says what it was made from, so a moved pin reinstalls.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +12,9 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::{sh, workspace};
+
+/// Where Debian's packages put the sources of Go drivers.
+pub const GO_PACKAGES: &str = "/usr/share/gocode";
 
 /// Where the pins and the clients' programs are.
 #[must_use]
@@ -98,12 +103,21 @@ pub fn go_dir() -> PathBuf {
     workspace::target().join("clients/go")
 }
 
-/// With the drivers that Debian packages, whose sources are below `/usr/share/gocode`.
+/// `program`, a Go toolchain's `go`, that takes drivers from [`GO_PACKAGES`] and nothing from
+/// the network or the user's settings. What it compiles is kept for all builds and all toolchains:
+/// Go tells them apart.
+#[must_use]
+pub fn go(program: impl AsRef<OsStr>) -> Command {
+    let mut go = Command::new(program);
+    go.env("GO111MODULE", "off").env("GOPATH", GO_PACKAGES).env("GOFLAGS", "");
+    go.env("GOTOOLCHAIN", "local").env("GOCACHE", workspace::tools().join("go-cache"));
+    go
+}
+
 fn go_build(source: &Path, name: &str, flags: &[&str]) -> Result<()> {
-    let mut go = Command::new("go");
+    let mut go = go("go");
     go.arg("build").args(flags).arg("-o").arg(go_dir().join(name)).arg(".").current_dir(source);
-    go.env("GO111MODULE", "off").env("GOPATH", "/usr/share/gocode");
-    sh::run(go.env("GOCACHE", go_dir().join("cache")))
+    sh::run(&mut go)
 }
 
 fn install(dir: &Path, pins: &[PathBuf], fill: impl FnOnce(&Path) -> Result<()>) -> Result<bool> {

@@ -1,5 +1,5 @@
-//! Go toolchains besides the system's, below `target/tools`: the function table has changed over
-//! the releases, and the tests read those of real programs.
+//! Go toolchains besides the system's, among the tools in the target directory: the function table
+//! has changed over the releases, and the tests read those of real programs.
 
 use std::fs;
 
@@ -7,10 +7,11 @@ use anyhow::{Context as _, Result};
 use xtask::{sh, workspace};
 
 use crate::apt::Apt;
+use crate::setup::Unavailable;
 
 /// A toolchain.
 struct Toolchain {
-    /// Directory in `target/tools`.
+    /// Directory in [`workspace::tools`].
     name: &'static str,
     suite: &'static str,
     /// How its packages begin; the newest of them is taken.
@@ -37,15 +38,19 @@ const TOOLCHAINS: [Toolchain; 2] = [
     },
 ];
 
-/// Fetches those that are not there yet; says so for each.
+/// Fetches those that are not there yet; says so for each. An error is [`Unavailable`] where the
+/// mirror does not give one.
 pub fn ensure() -> Result<()> {
     for toolchain in &TOOLCHAINS {
-        let dir = workspace::target().join("tools").join(toolchain.name);
+        let dir = workspace::tools().join(toolchain.name);
         if dir.join("complete").exists() {
             continue;
         }
         println!("setup: fetching {} from {}", toolchain.name, toolchain.suite);
-        fetch(toolchain, &dir).with_context(|| format!("{} cannot be fetched", toolchain.name))?;
+        fetch(toolchain, &dir).map_err(|error| Unavailable::Download {
+            what: toolchain.name,
+            why: format!("{error:#}"),
+        })?;
         // Last: its presence says that the directory is complete.
         fs::write(dir.join("complete"), [])?;
     }
@@ -57,9 +62,9 @@ fn fetch(toolchain: &Toolchain, dir: &std::path::Path) -> Result<()> {
         fs::remove_dir_all(dir)?;
     }
     fs::create_dir_all(dir)?;
-    let state = workspace::target().join("tools/apt").join(toolchain.suite);
+    let state = workspace::tools().join("apt").join(toolchain.suite);
     let apt = Apt::new(&state, &[toolchain.suite])?;
-    sh::run(apt.command("apt-get").args(["-qq", "update"]))?;
+    apt.update()?;
     let names = sh::output(apt.command("apt-cache").args(["pkgnames", toolchain.prefix]))?;
     let version = newest(&names)
         .with_context(|| format!("{} has no package {}*-go", toolchain.suite, toolchain.prefix))?;

@@ -8,6 +8,9 @@ pub const BPF_LINKER: &str = "0.13.0";
 /// The LLVM majors that `BPF_LINKER` can be built against (its `llvm-NN` features).
 pub const BPF_LINKER_LLVM: &[u32] = &[21, 22, 23];
 
+/// What checks licences, sources and versions of dependencies.
+pub const CARGO_DENY: &str = "0.20.2";
+
 /// Debian's Rust toolchains that have a prebuilt `core` for eBPF, preferred first. Stable
 /// releases carry a current compiler under `-web` names, for the browsers; testing and later
 /// under the plain ones.
@@ -40,7 +43,7 @@ pub struct Need {
     pub probe: Probe,
 }
 
-/// A C compiler links everything that cargo builds.
+/// A C compiler links everything that cargo builds, and makes the C programs that tests look into.
 pub const BUILD: &[Need] =
     &[Need { debian: "gcc", why: "linking Rust programs", probe: Probe::Program("gcc") }];
 
@@ -48,42 +51,53 @@ pub const BUILD: &[Need] =
 pub const SERVER: &[Need] =
     &[Need { debian: "postgresql", why: "the server", probe: Probe::PostgresServer }];
 
-/// What the demo needs beyond a build and the server.
-pub const DEMO: &[Need] = &[
+/// Languages that clients are written in, besides those of [`BUILD`] and [`PYTHON`].
+pub const LANGUAGES: &[Need] = &[
     Need { debian: "golang-go", why: "Go clients", probe: Probe::Program("go") },
+    Need { debian: "nodejs", why: "Node clients", probe: Probe::Program("node") },
+];
+
+/// The language that only tests use.
+pub const PYTHON: &[Need] =
+    &[Need { debian: "python3", why: "Python clients", probe: Probe::Program("python3") }];
+
+/// The drivers of the demo's clients.
+pub const DEMO: &[Need] = &[
     Need {
         debian: "golang-github-lib-pq-dev",
         why: "Go's lib/pq",
         probe: Probe::AnyOf(&["/usr/share/gocode/src/github.com/lib/pq"]),
     },
-    Need { debian: "nodejs", why: "Node clients", probe: Probe::Program("node") },
     Need { debian: "npm", why: "node-postgres", probe: Probe::Program("npm") },
 ];
 
-/// What the tests on this kernel need beyond the demo.
-pub const REAL: &[Need] = &[
+/// The drivers of the tests' clients beyond those.
+pub const CLIENTS: &[Need] = &[
     Need {
         debian: "golang-github-jackc-pgx-v4-dev",
         why: "Go's pgxpool",
         probe: Probe::AnyOf(&["/usr/share/gocode/src/github.com/jackc/pgx/v4"]),
     },
-    Need { debian: "python3", why: "Python clients", probe: Probe::Program("python3") },
     Need {
         debian: "python3-venv",
         why: "psycopg2 apart from the system's Python",
         probe: Probe::PythonModule("ensurepip"),
     },
-    Need { debian: "openssl", why: "a server with TLS", probe: Probe::Program("openssl") },
-    Need {
-        debian: "iproute2",
-        why: "network namespaces as containers have them",
-        probe: Probe::Program("ip"),
-    },
 ];
 
-/// What the tests that need no kernel want besides.
-pub const UNIT: &[Need] = &[
-    Need { debian: "gcc", why: "programs whose stacks are unwound", probe: Probe::Program("gcc") },
+/// A server with TLS.
+pub const TLS: &[Need] =
+    &[Need { debian: "openssl", why: "a server with TLS", probe: Probe::Program("openssl") }];
+
+/// Processes apart from each other.
+pub const NETWORK: &[Need] = &[Need {
+    debian: "iproute2",
+    why: "network namespaces as containers have them",
+    probe: Probe::Program("ip"),
+}];
+
+/// Executables that are read, and what the readers' results are compared with.
+pub const BINARIES: &[Need] = &[
     Need { debian: "binutils", why: "symbols to compare with", probe: Probe::Program("objdump") },
     Need {
         debian: "libpq5",

@@ -2,8 +2,8 @@
 //!
 //! Every other task calls [`ensure`] for the groups it uses, so no step has to be typed before
 //! it. Looking is quick and repeated each time: what is there cannot go stale. Packages come from
-//! the distribution where we can install them (Debian, as root or with sudo); the rest goes below
-//! `target/`, at pinned versions. Nothing is written into anyone's home.
+//! the distribution where we can install them (Debian, as root or with sudo); the rest goes into
+//! the target directory, at pinned versions. Nothing is written into anyone's home.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -35,8 +35,14 @@ pub enum Group {
     Build,
     /// PostgreSQL with Node and Go clients.
     Demo,
-    /// The tests that need no kernel: compilers whose programs are looked into, and the clients.
-    Unit,
+    /// The check of what dependencies may be.
+    Licences,
+    /// The tests that unwind the stacks of programs in all languages.
+    Programs,
+    /// The tests that read executables, those of other Go toolchains too.
+    Binaries,
+    /// The tests of what only root may see.
+    Root,
     /// The tests on this kernel.
     Real,
     /// The tests under other kernels.
@@ -45,26 +51,41 @@ pub enum Group {
 
 /// A package that is missing, and what for.
 #[derive(Debug)]
-struct Missing {
+pub struct Missing {
     package: String,
     why: String,
 }
 
-/// The one list of what is missing and cannot be installed from here.
+/// What cannot be had from here.
 #[derive(Debug)]
-pub struct Unavailable(Vec<Missing>);
+pub enum Unavailable {
+    /// The one list of packages that are missing and cannot be installed.
+    Packages(Vec<Missing>),
+    /// Something of the network, and why it could not be fetched.
+    Download { what: &'static str, why: String },
+}
 
 impl Unavailable {
-    /// The packages' names, for one line.
-    pub fn names(&self) -> String {
-        self.0.iter().map(|missing| missing.package.as_str()).collect::<Vec<_>>().join(", ")
+    /// Why something is left out, in one line.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Packages(missing) => {
+                let names: Vec<_> = missing.iter().map(|one| one.package.as_str()).collect();
+                format!("needs {}", names.join(", "))
+            }
+            Self::Download { .. } => self.to_string(),
+        }
     }
 }
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let missing = match self {
+            Self::Packages(missing) => missing,
+            Self::Download { what, why } => return write!(f, "{what} cannot be fetched: {why}"),
+        };
         writeln!(f, "these are missing and cannot be installed from here:")?;
-        for missing in &self.0 {
+        for missing in missing {
             writeln!(f, "  {}: {}", missing.package, missing.why)?;
         }
         f.write_str(
@@ -76,12 +97,23 @@ impl fmt::Display for Unavailable {
 
 impl Error for Unavailable {}
 
+/// What tests need, beyond a build.
+const TEST: [Group; 7] = [
+    Group::Demo,
+    Group::Licences,
+    Group::Programs,
+    Group::Binaries,
+    Group::Root,
+    Group::Real,
+    Group::Vm,
+];
+
 /// Looks for everything, installs what is missing, and says so line by line.
 pub fn run(options: &Options) -> Result<()> {
     let groups: &[Group] = match (options.test, options.build) {
-        (true, _) => &[Group::Demo, Group::Unit, Group::Real, Group::Vm],
+        (true, _) => &TEST,
         (_, true) => &[Group::Build],
-        _ => &[Group::Build, Group::Demo, Group::Unit, Group::Real, Group::Vm],
+        _ => &[&[Group::Build][..], &TEST].concat(),
     };
     install(groups, Voice::Everything)?;
     println!("setup: complete");
@@ -132,14 +164,18 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
     if groups.contains(&Group::Demo) {
         clients::build_demo()?;
     }
-    if groups.contains(&Group::Unit) || groups.contains(&Group::Real) {
+    if groups.contains(&Group::Binaries) || groups.contains(&Group::Real) {
         python_clients(voice)?;
-    }
-    if groups.contains(&Group::Unit) {
-        go::ensure()?;
     }
     if groups.contains(&Group::Real) {
         clients::build_go()?;
+    }
+    if groups.contains(&Group::Licences) {
+        cargo_deny(voice)?;
+    }
+    // Last, for the mirror that they come from may be out of reach.
+    if groups.contains(&Group::Binaries) {
+        go::ensure()?;
     }
     Ok(())
 }
@@ -148,9 +184,27 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
 fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
     let lists: &[&'static [Need]] = match group {
         Group::Build => &[needs::BUILD],
-        Group::Demo => &[needs::SERVER, needs::DEMO],
-        Group::Unit => &[needs::DEMO, needs::REAL, needs::UNIT],
-        Group::Real => &[needs::SERVER, needs::DEMO, needs::REAL],
+        Group::Licences => &[needs::BUILD],
+        Group::Demo => &[needs::SERVER, needs::LANGUAGES, needs::DEMO],
+        Group::Programs => &[needs::BUILD, needs::LANGUAGES, needs::PYTHON],
+        Group::Binaries => &[
+            needs::BUILD,
+            needs::LANGUAGES,
+            needs::PYTHON,
+            needs::DEMO,
+            needs::CLIENTS,
+            needs::BINARIES,
+        ],
+        Group::Root => &[needs::BUILD, needs::PYTHON, needs::NETWORK],
+        Group::Real => &[
+            needs::SERVER,
+            needs::LANGUAGES,
+            needs::PYTHON,
+            needs::DEMO,
+            needs::CLIENTS,
+            needs::TLS,
+            needs::NETWORK,
+        ],
         Group::Vm => &[needs::SERVER, needs::VM],
     };
     lists.iter().copied().flatten()
@@ -184,7 +238,7 @@ fn compiler(voice: Voice) -> Result<Compiler> {
         let package = "rustup's nightly with rust-src".to_owned();
         let why = "compiling the kernel side; get it with \
                    `rustup toolchain install nightly --component rust-src`";
-        return Err(Unavailable(vec![Missing { package, why: why.to_owned() }]).into());
+        return Err(Unavailable::Packages(vec![Missing { package, why: why.to_owned() }]).into());
     };
     apt_install(wanted.into())?;
     Compiler::find().context("the packages are installed but `rustc --print sysroot` has no bpfel")
@@ -212,7 +266,7 @@ fn apt_candidate(package: &str) -> Option<String> {
     (line != "(none)").then(|| line.to_owned())
 }
 
-/// `bpf-linker` of the pinned version, built into `target/tools` where there is none.
+/// `bpf-linker` of the pinned version, built into [`workspace::tools`] where there is none.
 fn linker(compiler: Compiler, voice: Voice) -> Result<()> {
     if let Some(dir) = toolchain::linker_dir() {
         voice.found(format_args!("bpf-linker {} in {}", needs::BPF_LINKER, dir.display()));
@@ -231,16 +285,36 @@ fn linker(compiler: Compiler, voice: Voice) -> Result<()> {
     let (major, prefix) = toolchain::llvm_prefix(llvm)
         .with_context(|| format!("bpf-linker {} cannot use LLVM {llvm}", needs::BPF_LINKER))?;
     println!("setup: building bpf-linker {} against LLVM {major} (a minute)", needs::BPF_LINKER);
+    let path = toolchain::path_with(&prefix.join("bin"))?;
+    cargo_install("bpf-linker", needs::BPF_LINKER, |install| {
+        install.args(["--no-default-features", "--features", &format!("llvm-{major}")]);
+        install.env("LLVM_PREFIX", &prefix).env("PATH", path);
+    })
+}
+
+/// `cargo-deny` of the pinned version, built where there is none.
+fn cargo_deny(voice: Voice) -> Result<()> {
+    if let Some(found) = toolchain::cargo_deny() {
+        voice.found(format_args!("cargo-deny: {}", found.display()));
+        return Ok(());
+    }
+    println!("setup: building cargo-deny {} (two minutes)", needs::CARGO_DENY);
+    let built = cargo_install("cargo-deny", needs::CARGO_DENY, |install| {
+        // It checks for two seconds; optimising it takes several minutes.
+        install.arg("--debug").env("CARGO_PROFILE_DEV_DEBUG", "0");
+    });
+    built.map_err(|error| {
+        Unavailable::Download { what: "cargo-deny", why: format!("{error:#}") }.into()
+    })
+}
+
+/// A program from crates.io as a tool of its own, with `adjust` for what it wants besides.
+fn cargo_install(name: &str, version: &str, adjust: impl FnOnce(&mut Command)) -> Result<()> {
     let scratch = tempfile::TempDir::with_prefix("connleak-setup-")?;
     let mut install = sh::cargo();
-    install
-        .args(["install", "bpf-linker", "--version", needs::BPF_LINKER, "--locked", "--quiet"])
-        .args(["--no-default-features", "--features", &format!("llvm-{major}")])
-        .arg("--root")
-        .arg(workspace::tool("bpf-linker", needs::BPF_LINKER))
-        .env("LLVM_PREFIX", &prefix)
-        .env("PATH", toolchain::path_with(&prefix.join("bin"))?)
-        .env("CARGO_TARGET_DIR", scratch.path());
+    install.args(["install", name, "--version", version, "--locked", "--quiet", "--root"]);
+    install.arg(workspace::tool(name, version)).env(workspace::TARGET_DIR, scratch.path());
+    adjust(&mut install);
     sh::run(&mut install)
 }
 
@@ -269,7 +343,7 @@ fn apt_install(missing: Vec<Missing>) -> Result<()> {
     }
     let apt_get = toolchain::is_debian().then(|| sh::elevated("apt-get".as_ref())).flatten();
     let Some(mut install) = apt_get else {
-        return Err(Unavailable(missing).into());
+        return Err(Unavailable::Packages(missing).into());
     };
     apt_update_once()?;
     let names: Vec<_> = missing.iter().map(|missing| &missing.package).collect();
@@ -280,6 +354,10 @@ fn apt_install(missing: Vec<Missing>) -> Result<()> {
 }
 
 /// Package lists are fetched once per run, and only when something has to be installed.
+///
+/// Of the system's own sources one may be broken that has nothing to do with us, so a failure is
+/// said and not more: whether the lists are good enough is for the installation to find out, which
+/// names the package that it does not find.
 fn apt_update_once() -> Result<()> {
     use std::sync::atomic::{AtomicBool, Ordering};
     static DONE: AtomicBool = AtomicBool::new(false);
@@ -290,5 +368,9 @@ fn apt_update_once() -> Result<()> {
         bail!("apt-get needs root, or sudo");
     };
     println!("setup: apt-get update");
-    sh::run(update.env("DEBIAN_FRONTEND", "noninteractive").args(["update", "-qq"]))
+    update.env("DEBIAN_FRONTEND", "noninteractive").args(["update", "-qq"]);
+    if let Err(error) = sh::run(&mut update) {
+        eprintln!("setup: {error:#}; going on with the package lists that are there");
+    }
+    Ok(())
 }

@@ -7,6 +7,8 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 
+use crate::workspace;
+
 /// Runs `command` with our standard streams.
 ///
 /// # Errors
@@ -78,5 +80,10 @@ pub fn elevated(program: &Path) -> Option<Command> {
 /// The cargo that runs us, for host builds.
 #[must_use]
 pub fn cargo() -> Command {
-    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    if env::var_os(workspace::TARGET_DIR).is_some() {
+        // It may run in another directory, where a relative path would be another place.
+        cargo.env(workspace::TARGET_DIR, workspace::target());
+    }
+    cargo
 }

@@ -1,7 +1,9 @@
 //! `cargo xtask test`: everything that must hold, in the order in which it is quick to know.
 //!
 //! A step that fails does not hide the ones behind it. What cannot run on a machine is left out by
-//! name and with the reason; on a machine that can run it, nothing is skipped.
+//! name and with the reason; on a machine that can run it, nothing is skipped. The test targets
+//! that not every machine can run are [`TARGETS`]: the tracer's manifest selects them by a feature,
+//! so each is a step of its own and none takes the others with it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use xtask::{sh, workspace};
 
 use crate::setup::{self, Group, Unavailable};
-use crate::{build, tidy, vm};
+use crate::{build, tidy, toolchain, vm};
 
 /// Check, lint and test everything, also on real kernels
 #[derive(clap::Args)]
@@ -25,7 +27,7 @@ pub struct Options {
 /// What can be run alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// What needs no kernel: rules, format, lints, unit tests, documentation, licences
+    /// What needs no root: rules, format, lints, unit tests, documentation, licences
     Unit,
     /// Real programs on this kernel; needs root
     Real,
@@ -33,11 +35,46 @@ enum Part {
     Vm,
 }
 
+/// A test target of the tracer that wants more of a machine than a Rust compiler.
+struct Target {
+    name: &'static str,
+    part: Part,
+    /// What it needs.
+    group: Group,
+}
+
+/// The feature of the tracer that selects [`TARGETS`].
+const SELECTING: &str = "real";
+
+/// All that the tracer's manifest selects by that feature.
+const TARGETS: [Target; 4] = [
+    Target { name: "symbolize", part: Part::Unit, group: Group::Programs },
+    Target { name: "binaries", part: Part::Unit, group: Group::Binaries },
+    Target { name: "root", part: Part::Real, group: Group::Root },
+    Target { name: "real", part: Part::Real, group: Group::Real },
+];
+
+/// The step under other kernels, which runs the target `real` again.
+const KERNELS: &str = "other kernels";
+
 /// How a step ended.
+#[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Passed,
     Failed(String),
     LeftOut(String),
+}
+
+impl From<Result<()>> for Outcome {
+    fn from(result: Result<()>) -> Self {
+        match result {
+            Ok(()) => Self::Passed,
+            Err(error) => match error.downcast_ref::<Unavailable>() {
+                Some(missing) => Self::LeftOut(missing.reason()),
+                None => Self::Failed(format!("{error:#}")),
+            },
+        }
+    }
 }
 
 impl fmt::Display for Outcome {
@@ -60,13 +97,7 @@ impl Summary {
     fn step(&mut self, name: &'static str, run: impl FnOnce() -> Result<()>) {
         println!("\n==> {name}");
         let start = Instant::now();
-        let outcome = match run() {
-            Ok(()) => Outcome::Passed,
-            Err(error) => match error.downcast_ref::<Unavailable>() {
-                Some(missing) => Outcome::LeftOut(format!("needs {}", missing.names())),
-                None => Outcome::Failed(format!("{error:#}")),
-            },
-        };
+        let outcome = Outcome::from(run());
         let took = start.elapsed();
         println!("<== {name}: {outcome} ({:.1} s)", took.as_secs_f64());
         self.steps.push((name, outcome, took));
@@ -77,11 +108,19 @@ impl Summary {
         self.steps.push((name, Outcome::LeftOut(why.to_owned()), Duration::ZERO));
     }
 
+    /// One for each step.
+    fn lines(&self) -> Vec<String> {
+        let line = |(name, outcome, took): &(&str, Outcome, Duration)| {
+            format!("  {name:<14} {:>6.1} s  {outcome}", took.as_secs_f64())
+        };
+        self.steps.iter().map(line).collect()
+    }
+
     /// The closing summary; an error when a step failed.
     fn close(&self) -> Result<()> {
         println!("\nSummary");
-        for (name, outcome, took) in &self.steps {
-            println!("  {name:<14} {:>6.1} s  {outcome}", took.as_secs_f64());
+        for line in self.lines() {
+            println!("{line}");
         }
         let took: Duration = self.steps.iter().map(|(.., took)| *took).sum();
         let count = |wanted: fn(&Outcome) -> bool| {
@@ -105,27 +144,35 @@ impl Summary {
 pub fn run(options: &Options) -> Result<()> {
     let wants = |part| options.only.is_none_or(|only| only == part);
     let mut summary = Summary::default();
+    if let Some(notice) = notice(sh::is_root(), sh::which("sudo").is_some(), options.only) {
+        println!("test: {notice}");
+    }
     // Nothing compiles without it.
     build::object()?;
     if wants(Part::Unit) {
         unit(&mut summary);
     }
-    if wants(Part::Real) {
-        summary_of_root(&mut summary, "this kernel", real);
+    for target in TARGETS.iter().filter(|target| wants(target.part)) {
+        match target.part {
+            Part::Unit => summary.step(target.name, || target.test()),
+            Part::Real | Part::Vm => {
+                summary_of_root(&mut summary, target.name, || target.test_as_root());
+            }
+        }
     }
     if wants(Part::Vm) {
         if std::env::consts::ARCH == "x86_64" {
             let run = || vm::run(&vm::Options::default());
-            summary_of_root(&mut summary, "other kernels", run);
+            summary_of_root(&mut summary, KERNELS, run);
         } else {
-            summary.leave_out("other kernels", "virtual machines are only prepared for x86-64");
+            summary.leave_out(KERNELS, "virtual machines are only prepared for x86-64");
         }
     }
     summary.close()
 }
 
 fn unit(summary: &mut Summary) {
-    summary.step("tidy", || tidy::run(&tidy::Options {}));
+    summary.step("tidy", tidy::rules);
     summary.step("format", || cargo(&["fmt", "--all", "--check"]));
     summary.step("lints", || {
         cargo(&[
@@ -139,7 +186,6 @@ fn unit(summary: &mut Summary) {
         ])
     });
     summary.step("unit tests", || {
-        setup::ensure(Group::Unit)?;
         // The same generated cases each time; `cargo test` alone tries new ones.
         let mut test = sh::cargo();
         test.args(["test", "--workspace", "--locked"]).env("PROPTEST_RNG_SEED", "20261121");
@@ -150,12 +196,32 @@ fn unit(summary: &mut Summary) {
         doc.args(["doc", "--workspace", "--no-deps", "--locked"]);
         sh::run(doc.current_dir(workspace::root()).env("RUSTDOCFLAGS", "--deny=warnings"))
     });
-    if sh::which("cargo-deny").is_some() {
-        // Advisories need a database from the network and change without us.
-        summary.step("cargo deny", || cargo(&["deny", "check", "bans", "licenses", "sources"]));
-    } else {
-        summary.leave_out("cargo deny", "not installed; tidy has checked the licences");
+    summary.step("dependencies", || {
+        setup::ensure(Group::Licences)?;
+        tidy::dependencies(&toolchain::cargo_deny().context("no cargo-deny after setup")?)
+    });
+}
+
+/// What whoever is not root should know before the first step: which of them need it, and how
+/// they get it.
+fn notice(is_root: bool, has_sudo: bool, only: Option<Part>) -> Option<String> {
+    let of_root = TARGETS.iter().filter(|target| target.part == Part::Real);
+    let steps = of_root.map(|target| (target.part, target.name)).chain([(Part::Vm, KERNELS)]);
+    let steps = steps.filter(|(part, _)| only.is_none_or(|only| only == *part));
+    let steps: Vec<_> = steps.map(|(_, name)| format!("`{name}`")).collect();
+    if is_root || steps.is_empty() {
+        return None;
     }
+    let steps = steps.join(", ");
+    Some(if has_sudo {
+        format!(
+            "{steps} need root: all is built as you, and only they are run with sudo, which may ask for a password"
+        )
+    } else {
+        format!(
+            "{steps} need root and are left out: run `cargo xtask test` as root, or install sudo"
+        )
+    })
 }
 
 /// A step that needs root in the end.
@@ -163,31 +229,114 @@ fn summary_of_root(summary: &mut Summary, name: &'static str, run: impl FnOnce()
     if sh::is_root() || sh::which("sudo").is_some() {
         summary.step(name, run);
     } else {
-        summary.leave_out(name, "needs root, and there is no sudo");
+        summary.leave_out(name, "needs root, and there is no sudo: run it as root");
     }
 }
 
-/// The tests on this kernel: built as the user, run as root.
-fn real() -> Result<()> {
-    setup::ensure(Group::Real)?;
-    let tests = real_tests()?;
-    let mut command = sh::elevated(&tests).context("needs root")?;
-    // They wait more than they work: more of them at a time than processors.
-    command.args(["--test-threads", "4"]);
-    sh::run(command.current_dir(workspace::root().join("tracer")))
+impl Target {
+    fn test(&self) -> Result<()> {
+        setup::ensure(self.group)?;
+        sh::run(self.cargo_test().current_dir(workspace::root()))
+    }
+
+    /// Built as the user, run as root.
+    fn test_as_root(&self) -> Result<()> {
+        setup::ensure(self.group)?;
+        let tests = self.built()?;
+        let mut command = sh::elevated(&tests).context("needs root")?;
+        // They wait more than they work: more of them at a time than processors.
+        command.args(["--test-threads", "4"]);
+        sh::run(command.current_dir(workspace::root().join("tracer")))
+    }
+
+    fn built(&self) -> Result<PathBuf> {
+        let built = build::executables(self.cargo_test().arg("--no-run"))?;
+        let tests = built.into_iter().find(|(name, _)| name == self.name);
+        Ok(tests.with_context(|| format!("cargo built no test called {}", self.name))?.1)
+    }
+
+    fn cargo_test(&self) -> Command {
+        let mut command = sh::cargo();
+        command.args(["test", "--locked", "--package", "tracer", "--features", SELECTING]);
+        command.args(["--test", self.name]);
+        command
+    }
 }
 
 /// Builds the tests that need a kernel and gives the executable.
 pub fn real_tests() -> Result<PathBuf> {
-    let mut command = sh::cargo();
-    command.args(["test", "--package", "tracer", "--features", "real", "--test", "real"]);
-    command.args(["--no-run", "--locked"]);
-    let built = build::executables(&mut command)?;
-    let tests = built.into_iter().find(|(name, _)| name == "real");
-    Ok(tests.context("cargo built no test called real")?.1)
+    let real = TARGETS.iter().find(|target| target.group == Group::Real);
+    real.context("no target for real kernels")?.built()
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {
     let mut command: Command = sh::cargo();
     sh::run(command.args(arguments).current_dir(workspace::root()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    fn unfetched() -> anyhow::Error {
+        Unavailable::Download { what: "go-newest", why: "apt-get ended with 100".to_owned() }.into()
+    }
+
+    #[test]
+    fn every_target_that_the_manifest_selects_is_a_step() {
+        let mut metadata = sh::cargo();
+        metadata.args(["metadata", "--format-version=1", "--locked", "--no-deps"]);
+        let metadata = sh::output(metadata.current_dir(workspace::root())).unwrap();
+        let metadata: serde_json::Value = serde_json::from_str(&metadata).unwrap();
+        let packages = metadata["packages"].as_array().unwrap();
+        let tracer = packages.iter().find(|package| package["name"] == "tracer").unwrap();
+        let selected = tracer["targets"].as_array().unwrap().iter().filter(|target| {
+            let features = target["required-features"].as_array();
+            features.is_some_and(|features| features.iter().any(|one| one == SELECTING))
+        });
+        let mut selected: Vec<_> =
+            selected.map(|target| target["name"].as_str().unwrap()).collect();
+        let mut steps = TARGETS.map(|target| target.name);
+        selected.sort_unstable();
+        steps.sort_unstable();
+        assert_eq!(selected, steps);
+    }
+
+    #[test]
+    fn only_what_needs_a_toolchain_is_left_out_with_it_and_the_summary_says_why() {
+        let mut summary = Summary::default();
+        summary.step("before", || Ok(()));
+        summary.step("binaries", || Err(unfetched().context("setup")));
+        summary.step("behind", || Ok(()));
+        let outcomes: Vec<_> = summary.steps.iter().map(|(_, outcome, _)| outcome).collect();
+        let why = "go-newest cannot be fetched: apt-get ended with 100";
+        let left_out = Outcome::LeftOut(why.to_owned());
+        assert_eq!(outcomes, [&Outcome::Passed, &left_out, &Outcome::Passed]);
+        assert_eq!(summary.lines()[1].split_once("  left out: ").unwrap().1, why);
+        summary.close().unwrap();
+    }
+
+    #[test]
+    fn whoever_is_not_root_is_told_first_what_needs_it() {
+        let with_sudo = notice(false, true, None).unwrap();
+        assert!(
+            with_sudo.starts_with("`root`, `real`, `other kernels` need root: "),
+            "{with_sudo}"
+        );
+        assert!(with_sudo.contains("run with sudo"), "{with_sudo}");
+        let without = notice(false, false, Some(Part::Vm)).unwrap();
+        assert!(without.starts_with("`other kernels` need root and are left out"), "{without}");
+        assert_eq!(notice(true, false, None), None);
+        assert_eq!(notice(false, false, Some(Part::Unit)), None);
+    }
+
+    #[test]
+    fn a_failure_is_no_reason_to_leave_something_out() {
+        let mut summary = Summary::default();
+        summary.step("binaries", || Err(anyhow!("test failed")));
+        summary.step("behind", || Err(unfetched()));
+        assert_eq!(summary.steps[0].1, Outcome::Failed("test failed".to_owned()));
+        assert_eq!(summary.close().unwrap_err().to_string(), "1 of 2 steps failed");
+    }
 }

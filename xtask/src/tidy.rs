@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result, bail};
 use tracer_ebpf::drops::DropReason;
 use xtask::{sh, workspace};
 
+use crate::toolchain;
+
 /// Beyond this, a file usually has two reasons to exist. Tests at its end do not count.
 const MAX_LINES: usize = 700;
 
@@ -29,8 +31,14 @@ const CONFINED: &[(&str, &[&str])] =
 #[derive(clap::Args)]
 pub struct Options {}
 
-/// Prints every complaint and fails if there is one.
+/// The rules, and what `cargo-deny` says where it is installed.
 pub fn run(_: &Options) -> Result<()> {
+    rules()?;
+    toolchain::cargo_deny().map_or(Ok(()), |cargo_deny| dependencies(&cargo_deny))
+}
+
+/// Prints every complaint and fails if there is one.
+pub fn rules() -> Result<()> {
     let complaints = complaints()?;
     for complaint in &complaints {
         eprintln!("tidy: {complaint}");
@@ -215,8 +223,16 @@ fn undocumented_losses(manual: &str) -> Vec<String> {
     missing.map(|name| format!("README.md and docs/ do not explain the loss `{name}`")).collect()
 }
 
-/// Licences of dependencies that `deny.toml` does not allow. `cargo deny` checks more, and
-/// `cargo xtask test` runs it where it is installed.
+/// Has `cargo-deny` check the dependencies. Advisories are left out: they need a database from the
+/// network and change without us.
+pub fn dependencies(cargo_deny: &Path) -> Result<()> {
+    let mut check = Command::new(cargo_deny);
+    check.args(["--locked", "--log-level", "error", "check", "bans", "licenses", "sources"]);
+    sh::run(check.current_dir(workspace::root()))
+}
+
+/// Licences of dependencies that `deny.toml` does not allow: the part of what `cargo-deny` checks
+/// that must not wait for `cargo xtask setup`.
 fn licences() -> Result<Vec<String>> {
     let deny = fs::read_to_string(workspace::root().join("deny.toml")).context("deny.toml")?;
     let allowed = allowed(&deny);

@@ -121,6 +121,13 @@ pub fn linker_dir() -> Option<PathBuf> {
     pinned.then(|| found.parent().map(Path::to_path_buf))?
 }
 
+/// A `cargo-deny`: our own of the pinned version, else the one on `PATH`.
+#[must_use]
+pub fn cargo_deny() -> Option<PathBuf> {
+    let own = workspace::tool("cargo-deny", needs::CARGO_DENY).join("bin/cargo-deny");
+    if own.exists() { Some(own) } else { sh::which("cargo-deny") }
+}
+
 /// An LLVM to build the linker against: the compiler's own major first, then later ones.
 #[must_use]
 pub fn llvm_prefix(major: u32) -> Option<(u32, PathBuf)> {

@@ -1,12 +1,18 @@
-//! Executable files as bytes: ELF symbols, the Go function table, where functions return.
+//! Executable files as bytes: ELF symbols, the Go function table, where functions return; which file
+//! it is, and which language runtime its names and symbols tell of.
 //!
-//! May import nothing of ours. Everything here reads files that belong to traced processes, which
+//! May import the model's `Runtime`, nothing else of ours. Everything here reads files that belong to traced processes, which
 //! may be broken or hostile: every function is total (no panic, no allocation that the file's size
 //! does not bound) and does no I/O; the caller maps the file.
 
 pub mod elf;
 pub mod pclntab;
 pub mod rets;
+pub mod runtimes;
+
+mod file_id;
+
+pub use file_id::FileId;
 
 /// `N` bytes at `offset`, when the file has them.
 fn array<const N: usize>(data: &[u8], offset: u64) -> Option<[u8; N]> {

@@ -338,7 +338,6 @@ pub(super) mod tests {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         assert_eq!(facts.kernel, release.trim_end());
         assert!(facts.cpus >= 1 && facts.offsets.is_ok());
-        assert_eq!(decide(&facts), Ok(()));
     }
 
     proptest! {

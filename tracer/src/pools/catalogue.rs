@@ -83,8 +83,6 @@ pub struct Behaviour {
     pub idle_order: IdleOrder,
     /// With its defaults it may open a connection while another one idles (pre-fill, refill).
     pub opens_while_idle: bool,
-    /// How long a connection must have been silent, when another is opened, to have been in use.
-    pub bypass_margin_ms: u64,
 }
 
 /// A pool's defaults; `None` is unlimited or off.

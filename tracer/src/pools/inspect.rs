@@ -14,27 +14,13 @@ use crate::{
     binary::{
         elf::{Elf, ElfError},
         pclntab::{GoTable, Version},
-        rets,
+        rets, runtimes,
     },
     model::Runtime,
 };
 
 /// Copies of one function that are probed; more are refused, for each costs an attachment.
 const MAX_COPIES: usize = 64;
-
-/// Exported functions that only one runtime defines.
-const RUNTIMES: [(&str, Runtime); 9] = [
-    // node::Start(int, char**)
-    ("_ZN4node5StartEiPPc", Runtime::Node),
-    ("Py_BytesMain", Runtime::Python),
-    ("Py_Main", Runtime::Python),
-    ("JNI_CreateJavaVM", Runtime::Java),
-    ("ruby_run_node", Runtime::Ruby),
-    ("php_module_startup", Runtime::Php),
-    ("zend_startup", Runtime::Php),
-    ("coreclr_initialize", Runtime::Dotnet),
-    ("hostfxr_main", Runtime::Dotnet),
-];
 
 /// The probe programs' specifications: entry `n` is for program `n`.
 ///
@@ -178,10 +164,7 @@ impl<'a> File<'a> {
             }
         }
         let runtime = go.as_ref().map(|_| Runtime::Go).or_else(|| {
-            elf.exported_functions().find_map(|symbol| {
-                let mark = RUNTIMES.iter().find(|(name, _)| name.as_bytes() == symbol.name);
-                mark.map(|&(_, runtime)| runtime)
-            })
+            elf.exported_functions().find_map(|symbol| runtimes::of_function(symbol.name))
         });
         Self { elf, go, runtime, functions }
     }

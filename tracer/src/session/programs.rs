@@ -1,6 +1,6 @@
 //! The programs that processes run: what of their pools can be probed, and probing it.
 //!
-//! May import `host`, `loader`, `pools`, `symbolize`'s file mapping and the model's types.
+//! May import `binary`, `host`, `loader`, `pools`, `symbolize`'s file mapping and the model's types.
 //! Invariants: a file is inspected and probed once, by identity of the file, for all processes
 //! that map it (a uprobe belongs to an inode); a file that cannot be read or probed is a note that
 //! names it, never an error.
@@ -8,12 +8,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use tracer_ebpf::probe::ProbeSpec;
 
 use crate::{
+    binary::FileId,
     host::proc::ProcFs,
     ingest::decode::PoolName,
     loader::Kernel,
@@ -24,15 +24,6 @@ use crate::{
 
 /// Files remembered; beyond, inspection starts over.
 const MAX_FILES: usize = 16_384;
-
-/// A file's identity while it is not changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct FileKey {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-}
 
 /// What became of one probe point.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +49,7 @@ pub struct Programs {
     table: ProbeTable,
     /// Entries of `table` that the kernel side has.
     known_specs: usize,
-    files: HashMap<FileKey, Inspected>,
+    files: HashMap<FileId, Inspected>,
     runtimes: HashMap<u32, Runtime>,
     notes: Vec<String>,
 }
@@ -152,13 +143,7 @@ impl Programs {
 
     fn file(&mut self, path: &Path, shown: &str, kernel: &mut Kernel) -> Option<Inspected> {
         let file = File::open(path).ok()?;
-        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-        let key = FileKey {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        };
+        let key = FileId::of(&file.metadata().ok()?)?;
         if let Some(inspected) = self.files.get(&key) {
             return Some(inspected.clone());
         }

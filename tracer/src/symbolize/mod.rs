@@ -27,7 +27,7 @@ use std::rc::Rc;
 
 use cache::Cache;
 use maps::Backing;
-use module::{FileId, Module};
+use module::Module;
 use native::{Located, NativeSymbols};
 use owner::Role;
 use process::Process;
@@ -35,6 +35,7 @@ use unwind::{End, Walk};
 
 pub use module::map as map_file;
 
+use crate::binary::FileId;
 use crate::model::{Frame, FrameKind, Stack, Symbol};
 
 /// Processes remembered; beyond, the one not asked about for longest is forgotten.

@@ -1,8 +1,7 @@
 //! Files that code is mapped from: opened once, kept for as long as a stack may point into them.
 //!
-//! May import `libc`, `memmap2` and [`binary`](crate::binary). Invariants: a file is known by what `fstat`
-//! says of it (device, inode, size, times), never by the device in `/proc/PID/maps`, which is
-//! another one on overlayfs; only regular files are opened; nothing in a file is trusted; a file
+//! May import `libc`, `memmap2` and [`binary`](crate::binary). Invariants: a file is known by its
+//! [`FileId`], for as long as it is held open, never by what `/proc/PID/maps` says; only regular files are opened; nothing in a file is trusted; a file
 //! that was changed or cut after it was opened is not read again.
 
 use std::cell::{Cell, OnceCell};
@@ -16,6 +15,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use super::cfi;
+use crate::binary::FileId;
 use crate::binary::elf::{self, Segment};
 use crate::binary::pclntab::GoTable;
 
@@ -24,27 +24,6 @@ use crate::binary::pclntab::GoTable;
 const MAX_UNINDEXED_BYTES: usize = 64 << 20;
 
 const PAGE_BYTES: u64 = 4096;
-
-/// A file's identity, for as long as this program holds it open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct FileId {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-}
-
-impl FileId {
-    fn of(file: &File) -> Option<Self> {
-        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-        Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        })
-    }
-}
 
 /// Bytes of a mapped file.
 #[derive(Clone)]
@@ -128,11 +107,12 @@ impl Module {
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
             .ok()?;
-        let id = FileId::of(&file)?;
-        if inode.is_some_and(|inode| inode != id.inode) {
+        let metadata = file.metadata().ok()?;
+        let id = FileId::of(&metadata)?;
+        if inode.is_some_and(|inode| inode != id.inode()) {
             return None;
         }
-        let trusted = file.metadata().is_ok_and(|m| m.uid() == 0 && m.mode() & 0o022 == 0);
+        let trusted = metadata.uid() == 0 && metadata.mode() & 0o022 == 0;
         let map = Arc::new(map(&file)?);
         let bytes = Bytes { range: 0..map.len(), map };
         let elf = parse(&bytes);
@@ -182,7 +162,9 @@ impl Module {
     /// Whether the bytes are still those that were mapped. To be asked before they are read:
     /// reading beyond the end of a file that became shorter is a fatal signal.
     pub fn is_intact(&self) -> bool {
-        if !self.changed.get() && FileId::of(&self.file) != Some(self.id) {
+        if !self.changed.get()
+            && self.file.metadata().ok().and_then(|now| FileId::of(&now)) != Some(self.id)
+        {
             self.changed.set(true);
         }
         !self.changed.get()

@@ -1,10 +1,11 @@
 //! Whose code a frame is: tables of names, one place for all languages.
 //!
-//! May import `model` only; pure. Invariants: total; a name nobody knows in a program's own code
+//! May import `model` and the table of runtimes; pure. Invariants: total; a name nobody knows in a program's own code
 //! is the application's, in a library's the library's. Blame is the innermost
 //! [`FrameKind::App`], so a frame that is wrongly the application's hides the right one, and the
 //! tables name what is commonly linked into applications.
 
+use crate::binary::runtimes;
 use crate::model::FrameKind;
 
 /// Names longer than this are cut: C++ and Rust generics can fill a screen.
@@ -20,33 +21,6 @@ pub(super) fn shortened(name: &str) -> String {
 }
 
 // --- native code ---
-
-/// Beginnings of the file names of programs and libraries that interpret other programs: their
-/// native frames are never the application's.
-const INTERPRETERS: [&str; 22] = [
-    "node",
-    "nodejs",
-    "libnode.so",
-    "electron",
-    "bun",
-    "deno",
-    "python",
-    "libpython",
-    "uwsgi",
-    "pypy",
-    "libpypy",
-    "java",
-    "libjvm.so",
-    "ruby",
-    "libruby",
-    "php",
-    "libphp",
-    "dotnet",
-    "libcoreclr.so",
-    "perl",
-    "libperl.so",
-    "beam.smp",
-];
 
 /// Beginnings of file names of PostgreSQL drivers.
 const DRIVER_LIBRARIES: [&str; 6] =
@@ -201,7 +175,7 @@ impl NativeModule {
         {
             Role::Driver
         } else if begins(&RUNTIME_LIBRARIES)
-            || is_interpreter(name)
+            || runtimes::is_interpreter(name.as_bytes())
             || (is_executable && interpreted)
         {
             Role::Runtime
@@ -218,19 +192,10 @@ impl NativeModule {
     }
 }
 
-/// Whether one of the files is an interpreter.
+/// Whether one of the files is an interpreter, whose native frames are never the application's.
 pub(super) fn runs_an_interpreter<'a>(paths: impl IntoIterator<Item = &'a [u8]>) -> bool {
     paths.into_iter().any(|path| {
-        let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
-        std::str::from_utf8(name).is_ok_and(is_interpreter)
-    })
-}
-
-/// `python3.11`, `libpython3.11.so.1.0`, `node`, but not `nodeexporter`.
-fn is_interpreter(name: &str) -> bool {
-    INTERPRETERS.iter().any(|start| {
-        name.strip_prefix(start)
-            .is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphabetic() || c == '_'))
+        runtimes::is_interpreter(path.rsplit(|&byte| byte == b'/').next().unwrap_or_default())
     })
 }
 

@@ -7,7 +7,9 @@ use std::{
     sync::Mutex,
 };
 
-/// A Go toolchain: the system's, or one under `target/tools`.
+use xtask::{clients, workspace};
+
+/// A Go toolchain: the system's, or one that the tasks keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Go {
     /// Go 1.19 of Debian 12: the function table's layout of 1.18.
@@ -47,8 +49,7 @@ impl Go {
             Self::V1_24 => "go-1.24",
             Self::Newest => "go-newest",
         };
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target directory");
-        let lib = target.join("tools").join(name).join("usr/lib");
+        let lib = workspace::tools().join(name).join("usr/lib");
         let mut roots: Vec<_> = std::fs::read_dir(&lib)
             .unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask setup`", lib.display()))
             .map(|entry| entry.expect("directory entry").path())
@@ -59,7 +60,7 @@ impl Go {
 
     /// `GOPATH` of the toolchain: pgx v5 needs a newer one than the system's.
     fn packages(self) -> String {
-        let system = "/usr/share/gocode";
+        let system = clients::GO_PACKAGES;
         match self {
             Self::Newest => format!("{system}:{}/../../share/gocode", self.root().display()),
             _ => system.to_owned(),
@@ -68,7 +69,7 @@ impl Go {
 
     /// Builds the program in `tests/binaries/go/NAME` and gives its path.
     pub fn build(self, name: &str, mode: Mode, more: &[&str]) -> PathBuf {
-        // One build at a time: they share the compiler's cache.
+        // One build at a time: tests want the same programs.
         static BUILDING: Mutex<()> = Mutex::new(());
         let _building = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -81,7 +82,7 @@ impl Go {
             Mode::ExternalPie => &["-buildmode=pie", "-ldflags=-s -w -linkmode=external"],
         };
         let root = self.root();
-        let output = Command::new(root.join("bin/go"))
+        let output = clients::go(root.join("bin/go"))
             .arg("build")
             .args(flags)
             .args(more)
@@ -90,11 +91,7 @@ impl Go {
             .arg(".")
             .current_dir(source)
             .env("GOROOT", &root)
-            .env("GOTOOLCHAIN", "local")
-            .env("GOFLAGS", "")
-            .env("GO111MODULE", "off")
             .env("GOPATH", self.packages())
-            .env("GOCACHE", tmp.join(format!("go-cache-{self:?}")))
             .output()
             .expect("go runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

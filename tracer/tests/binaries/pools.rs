@@ -15,6 +15,7 @@ use tracer::{
     pools::{At, BinaryPlan, Catalogue, PoolFound, ProbeTable, inspect},
 };
 use tracer_ebpf::probe::{ACTION_ACQUIRE, ACTION_CONNECT, ACTION_FORGET, ACTION_RELEASE};
+use xtask::clients;
 
 use super::build::{Go, MATRIX, Mode, build_c, hash};
 
@@ -22,8 +23,7 @@ const SYSTEM_LIBPQ: &str = "/usr/lib/x86_64-linux-gnu/libpq.so.5";
 
 /// The libpq that a Python wheel brings along.
 fn bundled_libpq() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target directory");
-    let lib = target.join("clients/python/lib");
+    let lib = clients::python_dir().join("lib");
     let find = |directory: &Path, prefix: &str| {
         fs::read_dir(directory)
             .unwrap_or_else(|error| {

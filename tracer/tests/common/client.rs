@@ -1,7 +1,6 @@
 //! The test clients of `tests/clients`, as the README there describes them.
 //!
-//! May import `std`, `xtask` and its neighbours. What is installed under `target/clients` is used; nothing
-//! is installed here.
+//! May import `std`, `xtask` and its neighbours. Uses what is installed and installs nothing.
 
 use std::process::Command;
 

@@ -36,15 +36,19 @@ ln -sf fd/1 dev/stdout
 ln -sf fd/2 dev/stderr
 mount -t tmpfs -o mode=1777 tmp tmp
 mount -t tmpfs -o mode=755 run run
-# A checkout below these is hidden by them now.
-workspace=$(cat /vm/workspace)
-case $workspace in
-/tmp/* | /run/*)
-    mkdir -p ".$workspace" /rw/ws-upper /rw/ws-work
-    mount -t overlay -o "lowerdir=/lower$workspace,upperdir=/rw/ws-upper,workdir=/rw/ws-work" overlay ".$workspace" ||
-        die "mount the workspace"
-    ;;
-esac
+# A checkout or a target directory below these is hidden by them now.
+number=0
+while IFS= read -r place; do
+    number=$((number + 1))
+    layer=/rw/$number
+    case $place in
+    /tmp/* | /run/*)
+        mkdir -p ".$place" $layer.upper $layer.work
+        mount -t overlay -o "lowerdir=/lower$place,upperdir=$layer.upper,workdir=$layer.work" overlay ".$place" ||
+            die "mount $place"
+        ;;
+    esac
+done </vm/places
 mount -t tracefs tracefs sys/kernel/tracing
 mount -t debugfs debugfs sys/kernel/debug
 mount -t bpf bpf sys/fs/bpf

@@ -27,7 +27,7 @@ pub fn build(kernel: &Kernel, run: &str) -> Result<Vec<u8>> {
     }
     archive.file("bin/busybox", &fs::read(busybox)?)?;
     archive.file("init", include_bytes!("init.sh"))?;
-    archive.file("vm/workspace", workspace::root().as_os_str().as_bytes())?;
+    archive.file("vm/places", &places())?;
     archive.file("vm/run", run.as_bytes())?;
     let mut order = String::new();
     for (name, content) in modules {
@@ -37,6 +37,14 @@ pub fn build(kernel: &Kernel, run: &str) -> Result<Vec<u8>> {
     }
     archive.file("vm/modules/order", order.as_bytes())?;
     archive.finish()
+}
+
+/// What the machine must see wherever it is: the checkout and the target directory, a line each.
+fn places() -> Vec<u8> {
+    let (root, target) = (workspace::root(), workspace::target());
+    let elsewhere = (!target.starts_with(root)).then_some(target.as_path());
+    let places = [Some(root), elsewhere].into_iter().flatten();
+    places.flat_map(|place| [place.as_os_str().as_bytes(), b"\n"].concat()).collect()
 }
 
 /// The modules of a kernel, by name.

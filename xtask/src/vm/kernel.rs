@@ -1,4 +1,4 @@
-//! Kernels of Debian's releases, fetched and unpacked below `target/vm`.
+//! Kernels of Debian's releases, fetched and unpacked in the target directory's `vm`.
 //!
 //! Old builds disappear from the mirrors, so a kernel is asked for by series and the
 //! newest build of it is taken and kept.
@@ -73,7 +73,7 @@ fn download(series: &Series, dir: &Path) -> Result<String> {
     fs::create_dir_all(dir)?;
     let apt = Apt::new(&dir.join("apt"), series.suites)?;
     println!("vm: looking for kernel {} in {}", series.name, series.suites.join(", "));
-    sh::run(apt.command("apt-get").args(["-qq", "update"]))?;
+    apt.update()?;
     let names = sh::output(apt.command("apt-cache").args(["pkgnames", "linux-image-"]))?;
     let version = newest(&names, series.prefix)
         .with_context(|| format!("{} have no such package", series.suites.join(", ")))?;

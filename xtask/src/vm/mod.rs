@@ -29,7 +29,7 @@ pub struct Options {
     /// Which kernels, as a list with commas; `all` of them when not given
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     kernel: Vec<String>,
-    /// Look for newer builds than those kept in target/vm
+    /// Look for newer builds than those kept from before
     #[arg(long)]
     update: bool,
     /// Seconds that one machine may take, from its start to its end
@@ -72,6 +72,7 @@ pub fn run(options: &Options) -> Result<()> {
     postgres::prepare(&data)?;
     let jobs = jobs(kernels.len(), options.memory);
     let cpus = u32::try_from(processors() / jobs).unwrap_or(1).max(1);
+    let tracer = workspace::root().join("tracer");
     let machine = Machine {
         memory_mib: options.memory,
         cpus,
@@ -79,9 +80,11 @@ pub fn run(options: &Options) -> Result<()> {
         command,
         environment: vec![
             (postgres::PREPARED_DATA.to_owned(), data.display().to_string()),
+            (workspace::MANIFEST_DIR.to_owned(), tracer.display().to_string()),
+            (workspace::TARGET_DIR.to_owned(), workspace::target().display().to_string()),
             ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
         ],
-        directory: workspace::root().join("tracer").display().to_string(),
+        directory: tracer.display().to_string(),
     };
     let failed = run_all(&kernels, &machine, jobs);
     if !failed.is_empty() {

@@ -28,7 +28,8 @@ const SECOND: u64 = 1_000_000_000;
 
 /// Idle before the open, where a pool takes a connection back synchronously (Node's pools).
 const MARGIN_SYNCHRONOUS: u64 = SECOND / 50;
-/// Idle before the open, elsewhere.
+/// Idle before the open, elsewhere: by another goroutine or task, after a round trip to the server
+/// at the most. One number for all of them: the pool of the catalogue that needs less is observed.
 const MARGIN: u64 = SECOND;
 /// Connections that a path left are judged only when one of them was out and silent for so long:
 /// code that pauses between two queries and then gives the connection back takes less.

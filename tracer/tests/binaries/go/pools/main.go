@@ -10,10 +10,8 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"database/sql"
 	"fmt"
-	"net"
 	"os"
 	"reflect"
 	"runtime"
@@ -24,6 +22,8 @@ import (
 	"github.com/jackc/pgx/v4/pgxpool"
 	"github.com/jackc/pgx/v4/stdlib"
 	"github.com/lib/pq"
+
+	"../chains"
 )
 
 // entry is the address of main.main. Only main takes it: functions that refer to main would be
@@ -77,45 +77,15 @@ func outer(n int) int {
 //go:noinline
 func physical(n int) int { return outer(n) * 2 }
 
-// offsets is the chain of loads from a struct along its fields: a name enters a field, through
-// the pointer if it is one, and a type is what an interface holds. The last offset is the field's.
-func offsets(at reflect.Type, steps ...any) []uintptr {
-	var chain []uintptr
-	var offset uintptr
-	for _, step := range steps {
-		switch step := step.(type) {
-		case string:
-			field, ok := at.FieldByName(step)
-			if !ok {
-				panic(at.String() + " has no " + step)
-			}
-			offset += field.Offset
-			at = field.Type
-			if at.Kind() == reflect.Pointer {
-				chain, offset, at = append(chain, offset), 0, at.Elem()
-			}
-		case reflect.Type:
-			chain, offset, at = append(chain, offset+8), 0, step
-		}
-	}
-	return append(chain, offset)
-}
-
-// chains prints the chains of the pools as "pool [offset ...]".
-func chains() {
-	descriptor := []any{reflect.TypeOf(net.TCPConn{}), "fd", "pfd", "Sysfd"}
-	wrapped := append([]any{reflect.TypeOf(tls.Conn{}), "conn"}, descriptor...)
-	for _, end := range [][]any{descriptor, wrapped} {
-		with := func(steps ...any) []any { return append(steps, end...) }
-		conn, _ := reflect.TypeOf(sql.Conn{}).FieldByName("dc")
-		listener, _ := reflect.TypeOf(pq.ListenerConn{}).FieldByName("cn")
-		fmt.Println("database/sql", offsets(conn.Type.Elem(), with("ci", listener.Type.Elem(), "c")...))
-		fmt.Println("database/sql", offsets(conn.Type.Elem(),
-			with("ci", reflect.TypeOf(stdlib.Conn{}), "conn", "pgConn", "conn")...))
-		// What Resource.value holds has no name outside: its first field is the *pgx.Conn.
-		fmt.Println("pgxpool v4", offsets(reflect.TypeOf(pgxpool.Conn{}),
-			with("res", "value", reflect.TypeOf(struct{ conn *pgx.Conn }{}), "conn", "pgConn", "conn")...)[1:])
-	}
+// printChains prints the chains of the pools.
+func printChains() {
+	conn, _ := reflect.TypeOf(sql.Conn{}).FieldByName("dc")
+	listener, _ := reflect.TypeOf(pq.ListenerConn{}).FieldByName("cn")
+	chains.SQL(conn.Type.Elem(), "ci", listener.Type.Elem(), "c")
+	chains.SQL(conn.Type.Elem(), "ci", reflect.TypeOf(stdlib.Conn{}), "conn", "pgConn", "conn")
+	// What Resource.value holds has no name outside: its first field is the *pgx.Conn.
+	chains.Pgxpool("pgxpool v4", reflect.TypeOf(pgxpool.Conn{}),
+		"res", "value", reflect.TypeOf(struct{ conn *pgx.Conn }{}), "conn", "pgConn", "conn")
 }
 
 //go:noinline
@@ -139,7 +109,7 @@ func main() {
 		case "code":
 			fmt.Printf("%x", unsafe.Slice((*byte)(unsafe.Pointer(entry)), 64))
 		case "chains":
-			chains()
+			printChains()
 		}
 		return
 	}
