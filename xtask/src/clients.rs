@@ -89,6 +89,25 @@ pub fn build_go() -> Result<()> {
     go_build(&source, "client-pie", &["-buildmode=pie"])
 }
 
+/// Builds the C client, with the system's libpq.
+///
+/// # Errors
+/// When the compiler fails.
+pub fn build_c() -> Result<()> {
+    fs::create_dir_all(c_dir()).with_context(|| format!("making {}", c_dir().display()))?;
+    let headers = sh::output(Command::new("pg_config").arg("--includedir"))?;
+    let mut cc = Command::new("cc");
+    cc.args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-I", headers.trim(), "-o"]);
+    cc.arg(c_dir().join("client")).arg(sources().join("c/main.c")).arg("-lpq");
+    sh::run(&mut cc)
+}
+
+/// Where the built C client is.
+#[must_use]
+pub fn c_dir() -> PathBuf {
+    workspace::target().join("clients/c")
+}
+
 /// Builds the demo's Go service.
 ///
 /// # Errors

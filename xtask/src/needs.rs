@@ -83,6 +83,20 @@ pub const CLIENTS: &[Need] = &[
         why: "psycopg2 apart from the system's Python",
         probe: Probe::PythonModule("ensurepip"),
     },
+    Need {
+        debian: "bpftool",
+        why: "asking the kernel what a capture left",
+        probe: Probe::Program("bpftool"),
+    },
+    Need {
+        debian: "libpq-dev",
+        why: "C clients",
+        probe: Probe::AnyOf(&[
+            "/usr/include/postgresql/libpq-fe.h",
+            "/usr/include/libpq-fe.h",
+            "/usr/include/pgsql/libpq-fe.h",
+        ]),
+    },
 ];
 
 /// A server with TLS.

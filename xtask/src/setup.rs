@@ -169,6 +169,7 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
     }
     if groups.contains(&Group::Real) {
         clients::build_go()?;
+        clients::build_c()?;
     }
     if groups.contains(&Group::Licences) {
         cargo_deny(voice)?;

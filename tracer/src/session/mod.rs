@@ -8,7 +8,7 @@ mod error;
 mod programs;
 mod targets;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use crate::{
     host::{clock, proc::ProcFs, sockets},
     ingest::{Ingest, Notice, raw_stack},
     loader::{CopiedStack, Kernel},
-    model::{ConnId, Connection, Event, MonoNanos, Pid, Settings, StackEvent, Tracker},
+    model::{ConnId, Connection, Event, MonoNanos, Pid, PoolSeen, Settings, StackEvent, Tracker},
     pools::Catalogue,
     symbolize::Symbolizer,
 };
@@ -51,6 +51,10 @@ const CHECKS_BEFORE_STANDBY: u32 = 6;
 /// Ticks between two checks that silent connections are still what they were.
 const TICKS_PER_CHECK: u32 = 40;
 
+/// A process that goes on connecting is looked at again after this long, because programs load
+/// libraries late. Each look that finds nothing new doubles the time, up to the second.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(64));
+
 /// What to watch.
 pub struct Options {
     /// TCP ports, at most `MAX_PORTS`.
@@ -71,6 +75,16 @@ pub trait Sink {
     fn event(&mut self, event: &Event) -> io::Result<()>;
 }
 
+/// The last look at a process that has connections.
+struct Look {
+    pools: Vec<PoolSeen>,
+    /// Not again before.
+    until: Instant,
+    pause: Duration,
+    /// It has connected since.
+    connected: bool,
+}
+
 /// A running capture.
 pub struct Session {
     proc: ProcFs,
@@ -79,19 +93,19 @@ pub struct Session {
     symbolizer: Symbolizer,
     programs: Programs,
     targets: Targets,
+    ports: Vec<u16>,
+    any_unix_port: bool,
     settings: Settings,
     /// Connections whose stack of an event could not be had, so that it is not tried again.
     given_up: HashSet<(ConnId, StackEvent, u64)>,
     /// Processes that had connections.
-    seen: BTreeSet<u32>,
+    seen: BTreeMap<u32, Look>,
     ended: BTreeSet<u32>,
     ticks: u32,
     /// When unread bytes were last asked for.
     looked_at: MonoNanos,
     pending: Vec<Event>,
     coverage: Vec<String>,
-    ports: Vec<u16>,
-    any_unix_port: bool,
     /// System calls are watched; else the session stands by for something to watch.
     watching: bool,
     /// Checks in a row that found nothing to watch.
@@ -137,16 +151,16 @@ impl Session {
             symbolizer: Symbolizer::new(),
             programs,
             targets,
+            ports: options.ports,
+            any_unix_port: options.any_unix_port,
             settings: options.settings,
             given_up: HashSet::new(),
-            seen: BTreeSet::new(),
+            seen: BTreeMap::new(),
             ended: BTreeSet::new(),
             ticks: 0,
             looked_at: MonoNanos(0),
             pending: Vec::new(),
             coverage: Vec::new(),
-            ports: options.ports,
-            any_unix_port: options.any_unix_port,
             watching: false,
             idle_checks: 0,
             log,
@@ -201,23 +215,33 @@ impl Session {
         self.ingest.kernel().watch_syscalls(true)?;
         self.watching = true;
         self.idle_checks = 0;
-        let watched: BTreeSet<u32> = self
+        let only = self
             .running()?
             .into_iter()
             .filter(|pid| self.targets.matches(&self.proc, *pid))
+            .map(Pid)
             .collect();
+        let notices = self.adopt(&only);
+        self.act(notices);
+        self.flush(sink)
+    }
+
+    /// Takes in the connections that these processes have already.
+    fn adopt(&mut self, only: &BTreeSet<Pid>) -> Vec<Notice> {
         let listing = sockets::list(&self.proc, &self.ports, self.any_unix_port);
         for unread in &listing.unread {
-            self.coverage.push(format!(
+            let line = format!(
                 "connections that existed before are not known in network namespace {}: {}",
                 unread.netns, unread.reason
-            ));
+            );
+            if !self.coverage.contains(&line) {
+                self.coverage.push(line);
+            }
         }
         let inodes: HashSet<u64> = listing.sockets.iter().map(|socket| socket.inode).collect();
-        let only: BTreeSet<Pid> = watched.iter().map(|pid| Pid(*pid)).collect();
         let mut holders: HashMap<u64, Vec<(u32, i32)>> = HashMap::new();
         if !inodes.is_empty() {
-            for holder in self.proc.holders(&inodes, Some(&only)) {
+            for holder in self.proc.holders(&inodes, Some(only)) {
                 holders.entry(holder.inode).or_default().push((holder.pid.0, holder.fd.0));
             }
         }
@@ -228,8 +252,7 @@ impl Session {
                 self.ingest.adopt(socket, holders, at, &mut self.pending, &mut notices);
             }
         }
-        self.act(notices);
-        self.flush(sink)
+        notices
     }
 
     /// Begins to watch where that has become due.
@@ -357,6 +380,7 @@ impl Session {
 
     fn tick(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
         self.drain(sink)?;
+        self.look_again();
         let at = clock::now();
         self.ingest.scan(at, &mut self.pending);
         self.flush(sink)?;
@@ -483,27 +507,42 @@ impl Session {
     }
 
     /// Acts on what happened to processes; true when there is something to watch.
-    fn act(&mut self, notices: Vec<Notice>) -> bool {
+    fn act(&mut self, mut notices: Vec<Notice>) -> bool {
         let mut due = false;
+        let mut wanted = BTreeSet::new();
+        // What these opened between their start and now was not seen. It is taken in before their
+        // program is probed: a checkout is joined with a connection that is known already.
+        let mut late = BTreeSet::new();
+        for notice in &notices {
+            if let Notice::Exec(pid) = *notice
+                && self.targets.matches(&self.proc, pid)
+            {
+                wanted.insert(pid);
+                due |= !self.targets.everything();
+                if !self.targets.everything()
+                    && self.targets.mark(self.ingest.kernel(), pid)
+                    && !self.proc.socket_fds(Pid(pid)).is_empty()
+                {
+                    late.insert(Pid(pid));
+                }
+            }
+        }
+        if !late.is_empty() {
+            notices.extend(self.adopt(&late));
+        }
         for notice in notices {
             match notice {
                 Notice::Connecting => due |= self.targets.everything(),
-                Notice::Connected(pid) => {
-                    if self.seen.insert(pid) {
-                        self.look(pid);
-                    }
-                }
+                Notice::Connected(pid) => match self.seen.get_mut(&pid) {
+                    Some(look) => look.connected = true,
+                    None => self.look(pid),
+                },
                 Notice::Exec(pid) => {
                     self.symbolizer.forget(pid);
-                    let wanted = self.targets.matches(&self.proc, pid);
-                    if wanted {
-                        if !self.targets.everything() {
-                            self.targets.mark(self.ingest.kernel(), pid);
-                            due = true;
-                        }
+                    if wanted.contains(&pid) {
                         self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
                     }
-                    if self.seen.contains(&pid) {
+                    if self.seen.remove(&pid).is_some() {
                         self.look(pid);
                     }
                 }
@@ -517,11 +556,33 @@ impl Session {
         due
     }
 
+    /// Looks at those again that have connected since and whose pause is over.
+    fn look_again(&mut self) {
+        let now = Instant::now();
+        let due = |look: &Look| look.connected && now >= look.until;
+        let due: Vec<u32> =
+            self.seen.iter().filter(|(_, look)| due(look)).map(|(pid, _)| *pid).collect();
+        for pid in due {
+            self.look(pid);
+        }
+    }
+
     /// Looks at a process that has connections: who it is, what can be probed, what its code is.
     fn look(&mut self, pid: u32) {
         // A failure is an absence: the process may be gone already, and its stacks say so.
         let _gone = self.symbolizer.observe(pid);
         let pools = self.programs.look_at_process(pid, &self.proc, self.ingest.kernel());
+        let last = self.seen.remove(&pid);
+        let nothing_new = last.as_ref().is_some_and(|last| last.pools == pools);
+        let pause = match last {
+            Some(last) if nothing_new => (last.pause * 2).min(LOOK_AGAIN.1),
+            _ => LOOK_AGAIN.0,
+        };
+        let until = Instant::now() + pause;
+        self.seen.insert(pid, Look { pools: pools.clone(), until, pause, connected: false });
+        if nothing_new {
+            return;
+        }
         if let Some(mut process) = self.proc.process_seen(Pid(pid), self.programs.runtime(pid)) {
             process.pools = pools;
             let observed = process.pools.iter().filter(|pool| pool.observed);

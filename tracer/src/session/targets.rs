@@ -66,12 +66,17 @@ impl Targets {
             })
     }
 
-    /// Tells the kernel side to watch a process; its children inherit that.
-    pub fn mark(&self, kernel: &mut Kernel, pid: u32) {
+    /// Tells the kernel side to watch a process; its children inherit that. Whether it was not
+    /// watched before.
+    pub fn mark(&self, kernel: &mut Kernel, pid: u32) -> bool {
         let mut process = kernel.process(pid).unwrap_or_default();
+        if process.flags & PROC_WATCHED != 0 {
+            return false;
+        }
         process.flags |= PROC_WATCHED;
         if !kernel.set_process(pid, process) {
             log::warn!("process {pid} is not watched: the process map is full");
         }
+        true
     }
 }

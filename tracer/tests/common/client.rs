@@ -2,6 +2,7 @@
 //!
 //! May import `std`, `xtask` and its neighbours. Uses what is installed and installs nothing.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use xtask::postgres::Server;
@@ -27,7 +28,10 @@ pub enum Kind {
     /// With command-line flags.
     Go(Build, &'static [&'static str]),
     Python,
+    /// The same program, with neither psycopg2 nor libpq before its first command.
+    LatePython,
     Descriptors,
+    C,
 }
 
 pub const NODE: Kind = Kind::Node("{}");
@@ -35,10 +39,15 @@ pub const GO: Kind = Kind::Go(Build::Plain, &[]);
 
 /// The line of `go/leaks.go` that takes the connections of this shape.
 pub fn leak_line(shape: &str) -> u64 {
-    let path = clients::sources().join("go/leaks.go");
+    leak_line_in("go/leaks.go", shape)
+}
+
+/// The line of a client's source that a report must name for this shape.
+pub fn leak_line_in(source: &str, shape: &str) -> u64 {
+    let path = clients::sources().join(source);
     let source = std::fs::read_to_string(&path).expect("the client's source is in the repository");
-    let marker = format!("// LEAK-LINE {shape}");
-    let index = source.lines().position(|line| line.ends_with(&marker));
+    let marker = format!("LEAK-LINE {shape}");
+    let index = source.lines().position(|line| line.trim_end_matches(" */").ends_with(&marker));
     index.unwrap_or_else(|| panic!("{} has no {marker}", path.display())) as u64 + 1
 }
 
@@ -64,9 +73,25 @@ impl Kind {
                 go
             }
             Self::Python => python("python/main.py"),
+            Self::LatePython => {
+                let mut late = python("python/main.py");
+                late.arg("--late");
+                late
+            }
             Self::Descriptors => python("python/descriptors.py"),
+            Self::C => Command::new(clients::c_dir().join("client")),
         }
     }
+}
+
+/// Another tracer, with uretprobes on functions of a process: each is a file and an offset in it.
+pub fn uretprobes(pid: u32, functions: &[(PathBuf, u64)]) -> Client {
+    let mut command = python("python/uretprobes.py");
+    command.arg(pid.to_string());
+    for (file, offset) in functions {
+        command.arg(format!("{}:{offset}", file.display()));
+    }
+    Client::spawn(&mut command)
 }
 
 /// The same command run by another, which is named with its first arguments.

@@ -131,6 +131,12 @@ fn kill(signal: &str, target: &str) {
     assert!(result.is_ok(), "kill cannot be run: {result:?}");
 }
 
+/// The process id of a process's one child.
+pub fn only_child(pid: u32) -> u32 {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    children.expect("running").trim().parse().expect("one child")
+}
+
 /// Runs to the end and gives the standard output. Panics when it fails.
 pub fn output(command: &mut Command) -> String {
     let output =

@@ -2,9 +2,11 @@
 //!
 //! May import `std`, `xtask` and its neighbours.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use xtask::postgres::Server;
 
@@ -76,14 +78,74 @@ impl Tracer {
         self.process.signal("INT");
     }
 
+    /// As service managers and container engines do.
+    pub fn terminate(&self) {
+        self.process.signal("TERM");
+    }
+
+    /// Has it do nothing until [`Self::resume`], as on a machine that is very busy.
+    pub fn pause(&self) {
+        self.process.signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.process.signal("CONT");
+    }
+
+    /// Waits until the kernel side was told to watch this process.
+    pub fn until_watched(&self, pid: u32) {
+        let bpftool = |arguments: &[&str]| {
+            let mut command = Command::new("bpftool");
+            let output = command.arg("map").args(arguments).output();
+            output.expect("bpftool is installed")
+        };
+        let objects = self.kernel_objects().into_iter();
+        let mut maps = objects.filter(|(kind, _)| *kind == "map").map(|(_, id)| id.to_string());
+        let processes = maps.find(|id| {
+            let shown = bpftool(&["show", "id", id]).stdout;
+            String::from_utf8_lossy(&shown).contains(" name PROCS ")
+        });
+        let processes = processes.expect("the map of processes");
+        let key = pid.to_ne_bytes().map(|byte| byte.to_string());
+        let mut lookup = vec!["lookup", "id", &processes, "key"];
+        lookup.extend(key.iter().map(String::as_str));
+        let end = Instant::now() + deadline();
+        while !bpftool(&lookup).status.success() {
+            assert!(Instant::now() < end, "process {pid} is not watched");
+        }
+    }
+
     /// Ends it without a chance to clean up.
     pub fn kill(mut self) {
         self.process.signal("KILL");
         self.process.finish(deadline());
     }
 
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
+    /// What the kernel says of each of its descriptors.
+    pub fn descriptors(&self) -> Vec<String> {
+        let dir = format!("/proc/{}/fdinfo", self.process.pid());
+        let entries = fs::read_dir(dir).expect("running");
+        // One closed in the meantime is nothing.
+        let text = |entry: std::io::Result<fs::DirEntry>| {
+            fs::read_to_string(entry.expect("readable").path()).unwrap_or_default()
+        };
+        entries.map(text).collect()
+    }
+
+    /// What its descriptors keep in the kernel: kind and id.
+    pub fn kernel_objects(&self) -> BTreeSet<(&'static str, u32)> {
+        let mut objects = BTreeSet::new();
+        for text in self.descriptors() {
+            for line in text.lines() {
+                for (key, kind) in [("prog_id:", "prog"), ("map_id:", "map"), ("link_id:", "link")]
+                {
+                    if let Some(id) = line.strip_prefix(key) {
+                        objects.insert((kind, id.trim().parse().expect("a number")));
+                    }
+                }
+            }
+        }
+        objects
     }
 
     /// Waits for the end of the capture.
@@ -94,11 +156,16 @@ impl Tracer {
 
     /// Lets everything be silent for longer than the threshold, then has the report.
     pub fn finish_after_silence(self) -> Output {
+        Self::silence();
+        self.interrupt();
+        self.finish()
+    }
+
+    /// Lets everything be silent for longer than the threshold.
+    pub fn silence() {
         // Not a wait for something to happen: that nothing happens for so long is what is tested.
         // The tracer looks four times a second; a second covers that and a busy machine.
         thread::sleep(Self::THRESHOLD + Duration::from_secs(1));
-        self.interrupt();
-        self.finish()
     }
 }
 

@@ -7,6 +7,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod c;
+mod choice;
 mod circumstances;
 mod clients;
 mod descriptors;

@@ -1,7 +1,14 @@
 //! psycopg2: libpq in an extension module, pools in Python.
 
-use crate::common::client::Kind;
-use crate::{Expected, is_found, stays_silent};
+use std::fs;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::common::client::{Client, Kind};
+use crate::common::tracer::{Output, Tracer};
+use crate::common::{deadline, server};
+use crate::{Expected, NOTHING_FOUND, is_found, stays_silent};
 
 /// Python's frames are not named yet: no function is expected.
 fn leak<'a>(verdict: &'a str, certainty: &'a str, count: u64, connections: usize) -> Expected<'a> {
@@ -73,4 +80,62 @@ fn a_queue_pool_after_a_burst_is_not_reported() {
 #[test]
 fn a_long_query_is_not_reported_as_a_leak() {
     stays_silent(Kind::Python, &["hold_query 60"], 1);
+}
+
+/// What was seen of a process that has no libpq when the capture begins and loads it later.
+fn late(commands: &[&str]) -> Output {
+    let server = server();
+    let mut client = Client::start(Kind::LatePython, &server);
+    let maps = format!("/proc/{}/maps", client.pid());
+    let has_libpq = || fs::read_to_string(&maps).expect("running").contains("libpq");
+    assert!(!has_libpq(), "it is to come later");
+    let pid = client.pid().to_string();
+    let tracer = Tracer::watch_with(&server, &["--format", "json", "--pid", &pid]);
+    let before = tracer.kernel_objects();
+    for command in commands {
+        client.run(command);
+    }
+    assert!(has_libpq(), "{commands:?}");
+    // Where connections are made, and where they are finished.
+    let end = Instant::now() + deadline();
+    let is_new_link = |object: &(_, _)| object.0 == "link" && !before.contains(object);
+    while tracer.kernel_objects().into_iter().filter(is_new_link).count() < 2 {
+        assert!(Instant::now() < end, "no probes after {commands:?}");
+    }
+    let output = tracer.finish_after_silence();
+    let report = output.report();
+    let pools = &report.process(client.pid())["pools"];
+    assert_eq!(pools[0]["name"], "libpq", "{:#}", report.0);
+    assert_eq!(pools[0]["note"], Value::Null, "{:#}", report.0);
+    assert_eq!(report.0["capture"]["coverage"], json!([]), "{:#}", report.0);
+    output
+}
+
+/// The leak is found, with libpq under it.
+fn late_leak(commands: &[&str]) {
+    let output = late(commands);
+    let report = output.report();
+    let finding = report.only_accusation();
+    assert_eq!((finding.verdict(), finding.count()), ("leak", 7), "{:#}", report.0);
+    assert_eq!(finding.certainty(), "strong", "{:#}", report.0);
+    assert_eq!(finding.0["pool"], "libpq", "{:#}", report.0);
+}
+
+#[test]
+fn leaks_on_a_libpq_that_is_loaded_later_are_found() {
+    late_leak(&["prefill 2", "leak forgotten 7", "overlap 2"]);
+}
+
+#[test]
+fn leaks_on_a_libpq_that_is_loaded_after_other_connections_are_found() {
+    late_leak(&["bare 3", "prefill 2", "leak forgotten 7", "overlap 2"]);
+}
+
+#[test]
+fn connections_put_back_on_a_libpq_that_is_loaded_later_are_not_reported() {
+    for commands in [&["healthy 3"][..], &["bare 3", "healthy 3"]] {
+        let output = late(commands);
+        assert!(output.report().accusations().is_empty(), "{output:#?}");
+        assert_eq!(output.exit, NOTHING_FOUND);
+    }
 }

@@ -1,7 +1,6 @@
 //! System calls are watched while there is something to watch, and not before.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::TcpStream;
 use std::time::Instant;
 
@@ -21,14 +20,11 @@ fn standing_by(port: u16) -> Tracer {
 
 /// The tracepoints that a capture has attached programs to.
 fn tracepoints(tracer: &Tracer) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for entry in fs::read_dir(format!("/proc/{}/fdinfo", tracer.pid())).expect("running") {
-        // One closed in the meantime is attached to nothing.
-        let text = fs::read_to_string(entry.expect("readable").path()).unwrap_or_default();
+    let named = |text: &str| {
         let name = text.lines().find_map(|line| line.strip_prefix("tp_name:"));
-        found.extend(name.map(|name| name.trim().to_owned()));
-    }
-    found
+        name.map(|name| name.trim().to_owned())
+    };
+    tracer.descriptors().iter().filter_map(|text| named(text)).collect()
 }
 
 fn until_it_watches(tracer: &Tracer) {

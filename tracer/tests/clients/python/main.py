@@ -5,15 +5,19 @@ import sys
 import threading
 import time
 
-import psycopg2.pool
-
-import healthy
-import leaks
-
 # Requests of one user come at a pace; without it no connection would ever sit.
 PACE_SECONDS = 0.1
 # ... and come back after a while.
 LATER_SECONDS = 1.2
+
+
+def load():
+    """The driver, and with it libpq: at the start, or with `--late` before the first command."""
+    global healthy, leaks, psycopg2
+    import psycopg2.pool
+
+    import healthy
+    import leaks
 
 
 class Worker(threading.Thread):
@@ -123,6 +127,13 @@ class Client:
         for connection in connections:
             connection.close()
 
+    def bare(self, count):
+        """`count` sessions over bare sockets, each ended at once: no libpq has a part in them."""
+        import descriptors
+
+        for _ in range(int(count)):
+            os.close(descriptors.open_session()[0])
+
     def hold_query(self, seconds):
         """Answered when the thread that runs it is on its way."""
         threading.Thread(
@@ -132,6 +143,9 @@ class Client:
 
 def main():
     client = Client()
+    late = "--late" in sys.argv
+    if not late:
+        load()
     print("ready", os.getpid(), flush=True)
     for line in sys.stdin:
         verb, *arguments = line.split()
@@ -141,6 +155,9 @@ def main():
             command = getattr(client, verb, None)
             if command is None or verb.startswith("_"):
                 raise ValueError(f"no command {verb}")
+            if late and verb != "bare":
+                load()
+                late = False
             command(*arguments)
             print("done", line.strip(), flush=True)
         except Exception as error:  # whatever it is, the test must hear of it
