@@ -25,7 +25,7 @@ use crate::{
     host::{clock, proc::ProcFs, sockets},
     ingest::{Ingest, Notice, raw_stack},
     loader::{CopiedStack, Kernel},
-    model::{ConnId, Connection, Event, MonoNanos, Pid, PoolSeen, Settings, StackEvent, Tracker},
+    model::{ConnId, Connection, Event, MonoNanos, Pid, Settings, StackEvent, Tracker},
     pools::Catalogue,
     symbolize::Symbolizer,
 };
@@ -77,7 +77,8 @@ pub trait Sink {
 
 /// The last look at a process that has connections.
 struct Look {
-    pools: Vec<PoolSeen>,
+    /// Pools found.
+    pools: usize,
     /// Not again before.
     until: Instant,
     pause: Duration,
@@ -572,15 +573,15 @@ impl Session {
         // A failure is an absence: the process may be gone already, and its stacks say so.
         let _gone = self.symbolizer.observe(pid);
         let pools = self.programs.look_at_process(pid, &self.proc, self.ingest.kernel());
-        let last = self.seen.remove(&pid);
-        let nothing_new = last.as_ref().is_some_and(|last| last.pools == pools);
-        let pause = match last {
-            Some(last) if nothing_new => (last.pause * 2).min(LOOK_AGAIN.1),
-            _ => LOOK_AGAIN.0,
+        // One that is just ending has nothing mapped: less than before says nothing.
+        let last = self.seen.remove(&pid).filter(|last| pools.len() <= last.pools);
+        let (found, pause) = match &last {
+            Some(last) => (last.pools, (last.pause * 2).min(LOOK_AGAIN.1)),
+            None => (pools.len(), LOOK_AGAIN.0),
         };
         let until = Instant::now() + pause;
-        self.seen.insert(pid, Look { pools: pools.clone(), until, pause, connected: false });
-        if nothing_new {
+        self.seen.insert(pid, Look { pools: found, until, pause, connected: false });
+        if last.is_some() {
             return;
         }
         if let Some(mut process) = self.proc.process_seen(Pid(pid), self.programs.runtime(pid)) {

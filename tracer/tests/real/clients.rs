@@ -63,6 +63,17 @@ fn python_clients_hold_what_they_should() {
     ] {
         leaves(&server, Kind::Python, command, state, sessions);
     }
+    leaves(&server, Kind::LatePython, "bare 7", "idle in transaction", 0);
+    leaves(&server, Kind::LatePython, "prefill 7", "idle", 7);
+}
+
+#[test]
+fn c_clients_hold_what_they_should() {
+    let server = server();
+    leaves(&server, Kind::C, "leak forgotten 7", "idle", 7);
+    leaves(&server, Kind::C, "leak transaction 7", "idle in transaction", 7);
+    leaves(&server, Kind::C, "healthy 7", "idle", 0);
+    leaves(&server, Kind::C, "keep", "idle", 1);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 """Another tracer: probes the returns of functions of one process, as `perf` and bpftrace do, and
-counts them. Each argument after the process id is FILE:OFFSET. See ../README.md."""
+counts them. See ../README.md."""
 
 import ctypes
 import os
