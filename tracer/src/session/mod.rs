@@ -5,10 +5,12 @@
 //! order, so a recording replays to the same report.
 
 mod error;
+mod looks;
 mod programs;
+mod standby;
 mod targets;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -16,16 +18,17 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracer_ebpf::config::{Config, Offsets};
 
+use self::looks::Look;
 pub use self::{
     error::SessionError,
     programs::{ProbeStatus, Programs},
     targets::Targets,
 };
 use crate::{
-    host::{clock, proc::ProcFs, sockets},
-    ingest::{Ingest, Notice, raw_stack},
+    host::{clock, proc::ProcFs},
+    ingest::{Ingest, raw_stack},
     loader::{CopiedStack, Kernel},
-    model::{ConnId, Connection, Event, MonoNanos, Pid, Settings, StackEvent, Tracker},
+    model::{ConnId, Connection, Event, MonoNanos, Settings, StackEvent, Tracker},
     pools::Catalogue,
     symbolize::Symbolizer,
 };
@@ -45,15 +48,8 @@ const RESOLVED_WHEN_SHORT: usize = 2_048;
 /// Ticks between two looks for something to watch while standing by.
 const TICKS_PER_LOOK: u32 = 4;
 
-/// Checks in a row that found nothing to watch, after which the session stands by: a minute.
-const CHECKS_BEFORE_STANDBY: u32 = 6;
-
 /// Ticks between two checks that silent connections are still what they were.
 const TICKS_PER_CHECK: u32 = 40;
-
-/// A process that goes on connecting is looked at again after this long, because programs load
-/// libraries late. Each look that finds nothing new doubles the time, up to the second.
-const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(64));
 
 /// What to watch.
 pub struct Options {
@@ -73,17 +69,6 @@ pub trait Sink {
     ///
     /// When the event cannot be kept.
     fn event(&mut self, event: &Event) -> io::Result<()>;
-}
-
-/// The last look at a process that has connections.
-struct Look {
-    /// Pools found.
-    pools: usize,
-    /// Not again before.
-    until: Instant,
-    pause: Duration,
-    /// It has connected since.
-    connected: bool,
 }
 
 /// A running capture.
@@ -203,84 +188,6 @@ impl Session {
     fn running(&self) -> Result<Vec<u32>, SessionError> {
         let pids = self.proc.pids().map_err(|error| SessionError::Proc(error.to_string()))?;
         Ok(pids.into_iter().map(|pid| pid.0).filter(|pid| *pid != std::process::id()).collect())
-    }
-
-    /// Whether any process talks to PostgreSQL, or may soon because a server is on this host.
-    fn is_something_to_watch(&self) -> bool {
-        sockets::is_served(&self.proc, &self.ports, self.any_unix_port)
-            || !sockets::list(&self.proc, &self.ports, self.any_unix_port).sockets.is_empty()
-    }
-
-    /// Watches system calls from here on and takes in the connections that exist.
-    fn watch_everything(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
-        self.ingest.kernel().watch_syscalls(true)?;
-        self.watching = true;
-        self.idle_checks = 0;
-        let only = self
-            .running()?
-            .into_iter()
-            .filter(|pid| self.targets.matches(&self.proc, *pid))
-            .map(Pid)
-            .collect();
-        let notices = self.adopt(&only);
-        self.act(notices);
-        self.flush(sink)
-    }
-
-    /// Takes in the connections that these processes have already.
-    fn adopt(&mut self, only: &BTreeSet<Pid>) -> Vec<Notice> {
-        let listing = sockets::list(&self.proc, &self.ports, self.any_unix_port);
-        for unread in &listing.unread {
-            let line = format!(
-                "connections that existed before are not known in network namespace {}: {}",
-                unread.netns, unread.reason
-            );
-            if !self.coverage.contains(&line) {
-                self.coverage.push(line);
-            }
-        }
-        let inodes: HashSet<u64> = listing.sockets.iter().map(|socket| socket.inode).collect();
-        let mut holders: HashMap<u64, Vec<(u32, i32)>> = HashMap::new();
-        if !inodes.is_empty() {
-            for holder in self.proc.holders(&inodes, Some(only)) {
-                holders.entry(holder.inode).or_default().push((holder.pid.0, holder.fd.0));
-            }
-        }
-        let at = clock::now();
-        let mut notices = Vec::new();
-        for socket in &listing.sockets {
-            if let Some(holders) = holders.get(&socket.inode) {
-                self.ingest.adopt(socket, holders, at, &mut self.pending, &mut notices);
-            }
-        }
-        notices
-    }
-
-    /// Begins to watch where that has become due.
-    fn wake_up(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
-        let note = "system calls were watched only when something talked to PostgreSQL: the \
-            connections that began it have no stack of their opening";
-        if self.targets.everything() && !self.coverage.iter().any(|line| line == note) {
-            self.coverage.push(note.to_owned());
-        }
-        self.watch_everything(sink)
-    }
-
-    /// Stands by when there has been nothing to watch for some time.
-    fn stand_by(&mut self) -> Result<(), SessionError> {
-        if !self.watching || !self.targets.everything() {
-            return Ok(());
-        }
-        if self.ingest.live() > 0 || self.is_something_to_watch() {
-            self.idle_checks = 0;
-            return Ok(());
-        }
-        self.idle_checks += 1;
-        if self.idle_checks >= CHECKS_BEFORE_STANDBY {
-            self.ingest.kernel().watch_syscalls(false)?;
-            self.watching = false;
-        }
-        Ok(())
     }
 
     /// The events' state so far.
@@ -505,92 +412,6 @@ impl Session {
             .collect();
         self.ingest.verify(&silent, &self.proc, at, &mut self.pending);
         self.flush(sink)
-    }
-
-    /// Acts on what happened to processes; true when there is something to watch.
-    fn act(&mut self, mut notices: Vec<Notice>) -> bool {
-        let mut due = false;
-        let mut wanted = BTreeSet::new();
-        // What these opened between their start and now was not seen. It is taken in before their
-        // program is probed: a checkout is joined with a connection that is known already.
-        let mut late = BTreeSet::new();
-        for notice in &notices {
-            if let Notice::Exec(pid) = *notice
-                && self.targets.matches(&self.proc, pid)
-            {
-                wanted.insert(pid);
-                due |= !self.targets.everything();
-                if !self.targets.everything()
-                    && self.targets.mark(self.ingest.kernel(), pid)
-                    && !self.proc.socket_fds(Pid(pid)).is_empty()
-                {
-                    late.insert(Pid(pid));
-                }
-            }
-        }
-        if !late.is_empty() {
-            notices.extend(self.adopt(&late));
-        }
-        for notice in notices {
-            match notice {
-                Notice::Connecting => due |= self.targets.everything(),
-                Notice::Connected(pid) => match self.seen.get_mut(&pid) {
-                    Some(look) => look.connected = true,
-                    None => self.look(pid),
-                },
-                Notice::Exec(pid) => {
-                    self.symbolizer.forget(pid);
-                    if wanted.contains(&pid) {
-                        self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
-                    }
-                    if self.seen.remove(&pid).is_some() {
-                        self.look(pid);
-                    }
-                }
-                Notice::Exit(pid) => {
-                    self.seen.remove(&pid);
-                    self.ended.insert(pid);
-                    self.programs.forget(pid);
-                }
-            }
-        }
-        due
-    }
-
-    /// Looks at those again that have connected since and whose pause is over.
-    fn look_again(&mut self) {
-        let now = Instant::now();
-        let due = |look: &Look| look.connected && now >= look.until;
-        let due: Vec<u32> =
-            self.seen.iter().filter(|(_, look)| due(look)).map(|(pid, _)| *pid).collect();
-        for pid in due {
-            self.look(pid);
-        }
-    }
-
-    /// Looks at a process that has connections: who it is, what can be probed, what its code is.
-    fn look(&mut self, pid: u32) {
-        // A failure is an absence: the process may be gone already, and its stacks say so.
-        let _gone = self.symbolizer.observe(pid);
-        let pools = self.programs.look_at_process(pid, &self.proc, self.ingest.kernel());
-        // One that is just ending has nothing mapped: less than before says nothing.
-        let last = self.seen.remove(&pid).filter(|last| pools.len() <= last.pools);
-        let (found, pause) = match &last {
-            Some(last) => (last.pools, (last.pause * 2).min(LOOK_AGAIN.1)),
-            None => (pools.len(), LOOK_AGAIN.0),
-        };
-        let until = Instant::now() + pause;
-        self.seen.insert(pid, Look { pools: found, until, pause, connected: false });
-        if last.is_some() {
-            return;
-        }
-        if let Some(mut process) = self.proc.process_seen(Pid(pid), self.programs.runtime(pid)) {
-            process.pools = pools;
-            let observed = process.pools.iter().filter(|pool| pool.observed);
-            let observed: Vec<&str> = observed.map(|pool| pool.name.as_str()).collect();
-            log::info!("process {pid} has connections; observed pools: {}", observed.join(", "));
-            self.pending.push(Event::Process { at: clock::now(), pid: Pid(pid), process });
-        }
     }
 
     fn flush(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {

@@ -1,0 +1,117 @@
+//! Looking at processes: what they run, which pools can be probed, whether they are to be watched.
+//!
+//! May import what `session` may. Invariant: a process that goes on connecting is looked at again,
+//! ever more rarely, because programs load libraries late.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::Session;
+use crate::{
+    host::clock,
+    ingest::Notice,
+    model::{Event, Pid},
+};
+
+/// A process that goes on connecting is looked at again after this long, because programs load
+/// libraries late. Each look that finds nothing new doubles the time, up to the second.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(64));
+
+/// The last look at a process that has connections.
+pub(super) struct Look {
+    /// Pools found.
+    pools: usize,
+    /// Not again before.
+    until: Instant,
+    pause: Duration,
+    /// It has connected since.
+    connected: bool,
+}
+
+impl Session {
+    /// Acts on what happened to processes; true when there is something to watch.
+    pub(super) fn act(&mut self, mut notices: Vec<Notice>) -> bool {
+        let mut due = false;
+        let mut wanted = BTreeSet::new();
+        // What these opened between their start and now was not seen. It is taken in before their
+        // program is probed: a checkout is joined with a connection that is known already.
+        let mut late = BTreeSet::new();
+        for notice in &notices {
+            if let Notice::Exec(pid) = *notice
+                && self.targets.matches(&self.proc, pid)
+            {
+                wanted.insert(pid);
+                due |= !self.targets.everything();
+                if !self.targets.everything()
+                    && self.targets.mark(self.ingest.kernel(), pid)
+                    && !self.proc.socket_fds(Pid(pid)).is_empty()
+                {
+                    late.insert(Pid(pid));
+                }
+            }
+        }
+        if !late.is_empty() {
+            notices.extend(self.adopt(&late));
+        }
+        for notice in notices {
+            match notice {
+                Notice::Connecting => due |= self.targets.everything(),
+                Notice::Connected(pid) => match self.seen.get_mut(&pid) {
+                    Some(look) => look.connected = true,
+                    None => self.look(pid),
+                },
+                Notice::Exec(pid) => {
+                    self.symbolizer.forget(pid);
+                    if wanted.contains(&pid) {
+                        self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
+                    }
+                    if self.seen.remove(&pid).is_some() {
+                        self.look(pid);
+                    }
+                }
+                Notice::Exit(pid) => {
+                    self.seen.remove(&pid);
+                    self.ended.insert(pid);
+                    self.programs.forget(pid);
+                }
+            }
+        }
+        due
+    }
+
+    /// Looks at those again that have connected since and whose pause is over.
+    pub(super) fn look_again(&mut self) {
+        let now = Instant::now();
+        let due = |look: &Look| look.connected && now >= look.until;
+        let due: Vec<u32> =
+            self.seen.iter().filter(|(_, look)| due(look)).map(|(pid, _)| *pid).collect();
+        for pid in due {
+            self.look(pid);
+        }
+    }
+
+    /// Looks at a process that has connections: who it is, what can be probed, what its code is.
+    pub(super) fn look(&mut self, pid: u32) {
+        // A failure is an absence: the process may be gone already, and its stacks say so.
+        let _gone = self.symbolizer.observe(pid);
+        let pools = self.programs.look_at_process(pid, &self.proc, self.ingest.kernel());
+        // One that is just ending has nothing mapped: less than before says nothing.
+        let last = self.seen.remove(&pid).filter(|last| pools.len() <= last.pools);
+        let (found, pause) = match &last {
+            Some(last) => (last.pools, (last.pause * 2).min(LOOK_AGAIN.1)),
+            None => (pools.len(), LOOK_AGAIN.0),
+        };
+        let until = Instant::now() + pause;
+        self.seen.insert(pid, Look { pools: found, until, pause, connected: false });
+        if last.is_some() {
+            return;
+        }
+        if let Some(mut process) = self.proc.process_seen(Pid(pid), self.programs.runtime(pid)) {
+            process.pools = pools;
+            let observed = process.pools.iter().filter(|pool| pool.observed);
+            let observed: Vec<&str> = observed.map(|pool| pool.name.as_str()).collect();
+            log::info!("process {pid} has connections; observed pools: {}", observed.join(", "));
+            self.pending.push(Event::Process { at: clock::now(), pid: Pid(pid), process });
+        }
+    }
+}
