@@ -94,9 +94,14 @@ impl Weight {
             "It happened once: one silent connection is a suspect, not yet a pattern.",
         );
         doubt(
-            self.grew != Some(true),
+            self.grew == Some(false),
             "Other connections were closed in the meantime, so the pool may only have replaced \
              them.",
+        );
+        doubt(
+            self.grew.is_none(),
+            "How many connections the pool had meanwhile is not known, so it may only have \
+             replaced closed ones.",
         );
         doubt(
             self.refuted,
