@@ -174,11 +174,12 @@ impl Session {
         for pid in &watched {
             self.programs.look_at_executable(*pid, &self.proc, self.ingest.kernel());
         }
-        if self.targets.everything() {
-            if self.is_something_to_watch() {
-                self.watch_everything(sink)?;
-            }
-        } else if !watched.is_empty() {
+        let due = if self.targets.everything() {
+            self.is_something_to_watch()
+        } else {
+            !watched.is_empty()
+        };
+        if due {
             self.watch_everything(sink)?;
         }
         self.tick(sink)
@@ -202,6 +203,13 @@ impl Session {
         let mut lines = self.coverage.clone();
         lines.extend(self.programs.notes());
         lines
+    }
+
+    /// Tells once what could not be seen.
+    fn note(&mut self, line: String) {
+        if !self.coverage.contains(&line) {
+            self.coverage.push(line);
+        }
     }
 
     /// Run-time statistics of the programs, where the kernel keeps them.
@@ -390,13 +398,10 @@ impl Session {
             }
         }
         for unread in not_asked {
-            let line = format!(
+            self.note(format!(
                 "whether an answer waits unread is not known in network namespace {}: {}",
                 unread.netns, unread.reason
-            );
-            if !self.coverage.contains(&line) {
-                self.coverage.push(line);
-            }
+            ));
         }
         self.flush(sink)
     }

@@ -43,13 +43,10 @@ impl Session {
     pub(super) fn adopt(&mut self, only: &BTreeSet<Pid>) -> Vec<Notice> {
         let listing = sockets::list(&self.proc, &self.ports, self.any_unix_port);
         for unread in &listing.unread {
-            let line = format!(
+            self.note(format!(
                 "connections that existed before are not known in network namespace {}: {}",
                 unread.netns, unread.reason
-            );
-            if !self.coverage.contains(&line) {
-                self.coverage.push(line);
-            }
+            ));
         }
         let inodes: HashSet<u64> = listing.sockets.iter().map(|socket| socket.inode).collect();
         let mut holders: HashMap<u64, Vec<(u32, i32)>> = HashMap::new();
@@ -70,10 +67,10 @@ impl Session {
 
     /// Begins to watch where that has become due.
     pub(super) fn wake_up(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
-        let note = "system calls were watched only when something talked to PostgreSQL: the \
-            connections that began it have no stack of their opening";
-        if self.targets.everything() && !self.coverage.iter().any(|line| line == note) {
-            self.coverage.push(note.to_owned());
+        if self.targets.everything() {
+            let note = "system calls were watched only when something talked to PostgreSQL: the \
+                connections that began it have no stack of their opening";
+            self.note(note.to_owned());
         }
         self.watch_everything(sink)
     }

@@ -7,7 +7,6 @@
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::parent_id;
 use std::thread;
 use std::time::Duration;
 
@@ -122,16 +121,11 @@ impl Session {
 
 /// Does `count` system calls of a kind.
 ///
-/// `ignored`: neither send nor receive. `unwatched`: sends and receives in turn on another socket.
+/// `unwatched`: sends and receives in turn on another socket.
 /// `receive`: of one answer each. `send`: without waiting for answers, so that all but the first
 /// belong to the same use. `use`: a send that begins a use, and the receive of its answer.
 fn calls(kind: &str, count: u64, port: u16) -> Result<()> {
     match kind {
-        "ignored" => {
-            for _ in 0..count {
-                std::hint::black_box(parent_id());
-            }
-        }
         "unwatched" => {
             let (mut one, mut other) = UnixStream::pair()?;
             for _ in 0..count.div_ceil(2) {

@@ -13,7 +13,7 @@ use std::time::Instant;
 use xtask::{clients, postgres};
 
 use super::child::Talking;
-use super::statistics::{Counting, Runs};
+use super::statistics::{Counting, Programs, Runs};
 use super::table::{Median, Table, Target, Unit};
 use super::tracer::Tracer;
 use super::{Bench, throughput};
@@ -51,13 +51,11 @@ pub fn calls(bench: &Bench, table: &mut Table) -> Result<()> {
         bench.check()?;
         let before = tracer.programs()?;
         client.tell(&format!("{kind} {CALLS}"))?;
-        let (tracepoints, _) = tracer.programs()?.since(&before);
-        // The system-call hook; the others run a few times at most.
-        tracepoints.into_iter().max_by_key(|runs| runs.count).context("no program runs")
+        hook_since(&tracer, &before)
     };
     let mut measured: [Vec<f64>; 5] = Default::default();
     for _ in 0..bench.rounds {
-        let ignored = count("ignored")?.mean();
+        let ignored = counting(&tracer)?;
         let each = |runs: Runs| {
             let counting = runs.count as f64 * ignored;
             (runs.nanos as f64 - counting) / CALLS as f64
@@ -92,9 +90,13 @@ fn counting(tracer: &Tracer) -> Result<f64> {
     for _ in 0..CALLS {
         std::hint::black_box(parent_id());
     }
-    let (tracepoints, _) = tracer.programs()?.since(&before);
-    let runs = tracepoints.into_iter().max_by_key(|runs| runs.count);
-    Ok(runs.context("no program runs")?.mean())
+    Ok(hook_since(tracer, &before)?.mean())
+}
+
+/// The runs of the system-call hook; the other programs on tracepoints run a few times at most.
+fn hook_since(tracer: &Tracer, before: &Programs) -> Result<Runs> {
+    let (tracepoints, _) = tracer.programs()?.since(before);
+    tracepoints.into_iter().max_by_key(|runs| runs.count).context("no program runs")
 }
 
 /// The system-call hook in a real mix: caches are cold, and the kinds mixed. Its mean, and its share
@@ -113,8 +115,7 @@ fn under_pgbench(bench: &Bench, table: &mut Table) -> Result<()> {
             let (before, begin) = (tracer.programs()?, Instant::now());
             throughput::pgbench(bench)?;
             let time = begin.elapsed().as_nanos() as f64 * cores;
-            let (tracepoints, _) = tracer.programs()?.since(&before);
-            let runs = tracepoints.into_iter().max_by_key(|runs| runs.count).unwrap_or_default();
+            let runs = hook_since(&tracer, &before)?;
             means.push(runs.mean() - counting);
             shares.push((runs.mean() - counting) * runs.count as f64 / time);
         }

@@ -86,8 +86,8 @@ pub(super) fn words(waiting: &[Waiting]) -> Option<String> {
         n => format!("on {n} connections, "),
     };
     Some(format!(
-        "{bytes} bytes of the server's answer wait unread, {on}for {} or longer: it is not the server that \
-         works, it is the client that does not read.",
+        "{bytes} bytes of the server's answer wait unread, {on}for {} or longer: it is not the \
+         server that works, it is the client that does not read.",
         duration(shortest),
     ))
 }
