@@ -3,8 +3,10 @@
 //! May import `std` only. Invariant: the program and all its descendants that stayed in its process
 //! group are gone when the [`Process`] is dropped.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -148,4 +150,11 @@ pub fn output(command: &mut Command) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+/// Copies a program, by a process of its own: a descriptor that is open for writing would be
+/// inherited by whatever another test starts at that moment, and nothing executes a file as long
+/// as somebody may write it.
+pub fn copy_program(from: &OsStr, to: &Path) {
+    output(Command::new("cp").arg(from).arg(to));
 }

@@ -355,7 +355,7 @@ fn without_root_the_capture_is_refused_in_one_sentence() {
     let directory = TempDir::new().expect("a temporary directory");
     process::output(Command::new("chmod").arg("755").arg(directory.path()));
     let copy = directory.path().join("connleak");
-    fs::copy(connleak().get_program(), &copy).expect("the built binary");
+    process::copy_program(connleak().get_program(), &copy);
     let nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"];
     let mut capture = Command::new(&copy);
     capture.args(["capture", "--duration", "1s"]);
