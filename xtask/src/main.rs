@@ -6,6 +6,7 @@
 mod apt;
 mod bench;
 mod build;
+mod corpus;
 mod demo;
 mod go;
 mod needs;
@@ -30,6 +31,7 @@ enum Task {
     Demo(demo::Options),
     Test(test::Options),
     Vm(vm::Options),
+    Corpus(corpus::Options),
     Bench(bench::Options),
     Tidy(tidy::Options),
 }
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Vm(options) => vm::run(&options),
+        Task::Corpus(options) => corpus::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Tidy(options) => tidy::run(&options),
     };

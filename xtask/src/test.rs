@@ -41,18 +41,28 @@ struct Target {
     part: Part,
     /// What it needs.
     group: Group,
+    /// What it is told; other than by `cargo test`, as it is run by itself.
+    arguments: &'static [&'static str],
 }
+
+/// Tests of the standard harness that wait more than they work: more of them at a time than
+/// processors.
+const WAITING: &[&str] = &["--test-threads", "4"];
 
 /// The feature of the tracer that selects [`TARGETS`].
 const SELECTING: &str = "real";
 
 /// All that the tracer's manifest selects by that feature.
-const TARGETS: [Target; 4] = [
-    Target { name: "symbolize", part: Part::Unit, group: Group::Programs },
-    Target { name: "binaries", part: Part::Unit, group: Group::Binaries },
-    Target { name: "root", part: Part::Real, group: Group::Root },
-    Target { name: "real", part: Part::Real, group: Group::Real },
+const TARGETS: [Target; 5] = [
+    Target { name: "symbolize", part: Part::Unit, group: Group::Programs, arguments: &[] },
+    Target { name: "binaries", part: Part::Unit, group: Group::Binaries, arguments: &[] },
+    Target { name: "root", part: Part::Real, group: Group::Root, arguments: WAITING },
+    Target { name: "real", part: Part::Real, group: Group::Real, arguments: WAITING },
+    Target { name: CORPUS, part: Part::Real, group: Group::Real, arguments: &["--fast"] },
 ];
+
+/// The target that runs leaky and healthy programs and prints a table of what was said of them.
+const CORPUS: &str = "corpus";
 
 /// The step under other kernels, which runs the target `real` again.
 const KERNELS: &str = "other kernels";
@@ -244,8 +254,7 @@ impl Target {
         setup::ensure(self.group)?;
         let tests = self.built()?;
         let mut command = sh::elevated(&tests).context("needs root")?;
-        // They wait more than they work: more of them at a time than processors.
-        command.args(["--test-threads", "4"]);
+        command.args(self.arguments);
         sh::run(command.current_dir(workspace::root().join("tracer")))
     }
 
@@ -265,8 +274,22 @@ impl Target {
 
 /// Builds the tests that need a kernel and gives the executable.
 pub fn real_tests() -> Result<PathBuf> {
-    let real = TARGETS.iter().find(|target| target.group == Group::Real);
-    real.context("no target for real kernels")?.built()
+    target("real")?.built()
+}
+
+/// Runs the corpus: all of it, or the scenarios of these names.
+pub fn corpus(arguments: &[String]) -> Result<()> {
+    let corpus = target(CORPUS)?;
+    build::object()?;
+    setup::ensure(corpus.group)?;
+    let mut command = sh::elevated(&corpus.built()?)
+        .context("the corpus needs root: run it as root, or install sudo")?;
+    sh::run(command.args(arguments).current_dir(workspace::root().join("tracer")))
+}
+
+fn target(name: &str) -> Result<&'static Target> {
+    let target = TARGETS.iter().find(|target| target.name == name);
+    target.with_context(|| format!("no target {name}"))
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {
@@ -321,7 +344,7 @@ mod tests {
     fn whoever_is_not_root_is_told_first_what_needs_it() {
         let with_sudo = notice(false, true, None).unwrap();
         assert!(
-            with_sudo.starts_with("`root`, `real`, `other kernels` need root: "),
+            with_sudo.starts_with("`root`, `real`, `corpus`, `other kernels` need root: "),
             "{with_sudo}"
         );
         assert!(with_sudo.contains("run with sudo"), "{with_sudo}");

@@ -118,6 +118,7 @@ fn python(script: &str) -> Command {
 pub struct Client {
     process: Process,
     pid: u32,
+    description: Option<String>,
 }
 
 impl Client {
@@ -133,13 +134,24 @@ impl Client {
             Some(line) => line,
             None => panic!("{command:?} ended: {}", process.stderr.rest(deadline())),
         };
-        let pid = line.strip_prefix("ready ").and_then(|pid| pid.parse().ok());
-        Self { process, pid: pid.unwrap_or_else(|| panic!("not ready: {line}")) }
+        let mut words = line.splitn(3, ' ');
+        let ready = words.next().filter(|word| *word == "ready");
+        let pid = ready.and_then(|_| words.next()?.parse().ok());
+        Self {
+            pid: pid.unwrap_or_else(|| panic!("not ready: {line}")),
+            description: words.next().map(str::to_owned),
+            process,
+        }
     }
 
     /// The process id, as the client itself sees it.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// What it says it is, with versions.
+    pub fn description(&self) -> Option<&str> {
+        self.description.as_deref()
     }
 
     /// The process id of what was started, which may have the client as its child.

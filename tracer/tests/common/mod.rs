@@ -5,6 +5,8 @@
 //! wait is for a line of output or the server's word and has a deadline; whatever was started ends
 //! with its value, by process id.
 
+#![allow(dead_code, reason = "each target that shares it uses its part")]
+
 pub mod client;
 pub mod process;
 pub mod report;

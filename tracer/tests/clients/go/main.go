@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -178,7 +179,7 @@ func main() {
 	db.SetMaxOpenConns(*maxOpen)
 
 	c := &client{ctx: context.Background(), db: db}
-	fmt.Println("ready", os.Getpid())
+	fmt.Println("ready", os.Getpid(), runtime.Version())
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		line := strings.TrimSpace(lines.Text())

@@ -89,7 +89,8 @@ const commands = {
 };
 
 async function main() {
-  console.log(`ready ${process.pid}`);
+  const { version } = require('pg/package.json');
+  console.log(`ready ${process.pid} pg ${version}, Node ${process.versions.node}`);
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const [verb, ...args] = line.trim().split(/\s+/);
     if (verb === 'quit') break;

@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from importlib.metadata import version
 
 # Requests of one user come at a pace; without it no connection would ever sit.
 PACE_SECONDS = 0.1
@@ -146,7 +147,8 @@ def main():
     late = "--late" in sys.argv
     if not late:
         load()
-    print("ready", os.getpid(), flush=True)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("psycopg2-binary", "SQLAlchemy"))
+    print("ready", os.getpid(), versions, flush=True)
     for line in sys.stdin:
         verb, *arguments = line.split()
         if verb == "quit":

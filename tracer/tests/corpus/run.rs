@@ -1,0 +1,111 @@
+//! One scenario, run: a server, the client, the tracer, and what the report says.
+//!
+//! May import its neighbours. Invariant: whatever goes wrong with a scenario is its row's, and does
+//! not stop the others.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::common::client::Client;
+use crate::common::report::{Finding, Report};
+use crate::common::server_with;
+use crate::common::tracer::Tracer;
+use crate::scenario::{Accusation, Must, Scenario};
+use crate::table::Row;
+
+/// Runs it.
+pub fn run(scenario: &Scenario) -> Row {
+    let watched = catch_unwind(AssertUnwindSafe(|| watch(scenario)));
+    let row = |client: String| Row {
+        client,
+        scenario: scenario.name,
+        leaky: matches!(scenario.must, Must::Accuse(_)),
+        said: Vec::new(),
+        wrong: None,
+    };
+    match watched {
+        Ok((client, report)) => Row {
+            said: report.findings().iter().map(|finding| words(*finding)).collect(),
+            wrong: judge(scenario.must, &report).err(),
+            ..row(match client {
+                Some(versions) => format!("{} ({versions})", scenario.client),
+                None => scenario.client.to_owned(),
+            })
+        },
+        Err(panic) => {
+            let said = panic.downcast_ref::<String>().map(String::as_str);
+            let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+            Row {
+                wrong: Some(said.unwrap_or("it panicked").to_owned()),
+                ..row(scenario.client.to_owned())
+            }
+        }
+    }
+}
+
+/// What the client says it is, and the report.
+fn watch(scenario: &Scenario) -> (Option<String>, Report) {
+    let server = server_with(&(scenario.server)());
+    let mut client = Client::spawn((scenario.start)().envs(server.environment()));
+    for step in scenario.before {
+        client.run(step);
+    }
+    let pid = client.pid().to_string();
+    let tracer = Tracer::watch_with(&server, &["--format", "json", "--pid", &pid]);
+    for step in scenario.steps {
+        client.run(step);
+    }
+    let output = tracer.finish_after_silence();
+    let report = output.report();
+    assert_eq!(report.lost(), 0, "{output:#?}");
+    (client.description().map(str::to_owned), report)
+}
+
+/// A finding in the table: verdict, count, certainty, and who is blamed.
+fn words(finding: Finding<'_>) -> [String; 4] {
+    let blamed = match (finding.function(), finding.file(), finding.line()) {
+        (Some(function), Some(file), Some(line)) => {
+            let file = file.rsplit('/').next().unwrap_or(file);
+            format!("{function} {file}:{line}")
+        }
+        (Some(function), ..) => function.to_owned(),
+        _ => "no line known".to_owned(),
+    };
+    let (verdict, certainty) = (finding.verdict().to_owned(), finding.certainty().to_owned());
+    [verdict, finding.count().to_string(), certainty, blamed]
+}
+
+/// Whether the report says what it must.
+fn judge(must: Must, report: &Report) -> Result<(), String> {
+    let accusations = report.accusations();
+    match must {
+        Must::Accuse(wanted) => match accusations[..] {
+            [] => Err("missed".to_owned()),
+            [one] => is(one, wanted),
+            ref all => Err(format!("{} accusations instead of one", all.len())),
+        },
+        Must::Nothing | Must::Inform(_) if !accusations.is_empty() => Err("false alarm".to_owned()),
+        Must::Nothing => match report.findings()[..] {
+            [] => Ok(()),
+            [one, ..] => Err(format!("says {} of nothing", one.verdict())),
+        },
+        Must::Inform(verdict) => match report.findings()[..] {
+            [one] if one.verdict() == verdict => Ok(()),
+            _ => Err(format!("does not say {verdict}, or more than that")),
+        },
+    }
+}
+
+fn is(finding: Finding<'_>, wanted: Accusation) -> Result<(), String> {
+    let same = |what: &str, found: &str, wanted: &str| {
+        if found == wanted {
+            Ok(())
+        } else {
+            Err(format!("{what} is {found} and must be {wanted}"))
+        }
+    };
+    same("verdict", finding.verdict(), wanted.verdict)?;
+    same("count", &finding.count().to_string(), &wanted.count.to_string())?;
+    same("certainty", finding.certainty(), wanted.certainty)?;
+    let nobody = "nobody";
+    same("who is blamed", finding.function().unwrap_or(nobody), wanted.function.unwrap_or(nobody))
+}

@@ -1,0 +1,113 @@
+//! A scenario: a client, what it does, and what connleak must say of it.
+//!
+//! May import `std` and `xtask`'s server configuration.
+
+use std::process::Command;
+
+use xtask::postgres::Config;
+
+/// What one program does, and what must be said.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// Short name of the client or pool; what it is exactly, with versions, it says itself.
+    pub client: &'static str,
+    /// What happens, in the words of the table.
+    pub name: &'static str,
+    /// Part of every test, not only of the whole corpus.
+    pub fast: bool,
+    /// The command that starts the client, without the server's variables.
+    pub start: fn() -> Command,
+    pub server: fn() -> Config,
+    /// What it does before the tracer starts, and after.
+    pub before: &'static [&'static str],
+    pub steps: &'static [&'static str],
+    pub must: Must,
+}
+
+/// What must be said.
+#[derive(Clone, Copy, Debug)]
+pub enum Must {
+    /// Exactly one accusation, with these words and this count.
+    Accuse(Accusation),
+    /// No accusation, and no information either.
+    Nothing,
+    /// No accusation, and one piece of information with this verdict.
+    Inform(&'static str),
+}
+
+/// An accusation.
+#[derive(Clone, Copy, Debug)]
+pub struct Accusation {
+    pub verdict: &'static str,
+    pub certainty: &'static str,
+    pub count: u64,
+    /// Function to blame; `None`: no function, which is right where none can be known.
+    pub function: Option<&'static str>,
+}
+
+impl Scenario {
+    /// A healthy program.
+    pub fn healthy(
+        client: &'static str,
+        name: &'static str,
+        start: fn() -> Command,
+        steps: &'static [&'static str],
+    ) -> Self {
+        Self {
+            client,
+            name,
+            fast: false,
+            start,
+            server: Config::default,
+            before: &[],
+            steps,
+            must: Must::Nothing,
+        }
+    }
+
+    /// A program with a bug.
+    pub fn leaky(
+        client: &'static str,
+        name: &'static str,
+        start: fn() -> Command,
+        steps: &'static [&'static str],
+        accusation: Accusation,
+    ) -> Self {
+        let must = Must::Accuse(accusation);
+        Self { must, ..Self::healthy(client, name, start, steps) }
+    }
+
+    /// Part of every test.
+    pub fn fast(self) -> Self {
+        Self { fast: true, ..self }
+    }
+
+    /// Does this first, before the tracer starts.
+    pub fn before(self, before: &'static [&'static str]) -> Self {
+        Self { before, ..self }
+    }
+
+    /// Against a server like this.
+    pub fn server(self, server: fn() -> Config) -> Self {
+        Self { server, ..self }
+    }
+
+    /// With this as information.
+    pub fn informs(self, verdict: &'static str) -> Self {
+        Self { must: Must::Inform(verdict), ..self }
+    }
+}
+
+impl Accusation {
+    pub fn leak(certainty: &'static str, count: u64, function: Option<&'static str>) -> Self {
+        Self { verdict: "leak", certainty, count, function }
+    }
+
+    pub fn idle_in_transaction(count: u64, function: Option<&'static str>) -> Self {
+        Self { verdict: "idle in transaction", certainty: "proven", count, function }
+    }
+
+    pub fn never_used(certainty: &'static str, count: u64) -> Self {
+        Self { verdict: "never used", certainty, count, function: None }
+    }
+}
