@@ -33,6 +33,8 @@ pub enum Unit {
     /// Bytes as MiB.
     Mebibytes,
     Count,
+    /// So many times something else.
+    Times,
 }
 
 impl Unit {
@@ -43,6 +45,7 @@ impl Unit {
             Self::Seconds => format!("{value:.2} s"),
             Self::Mebibytes => format!("{:.1} MiB", value / f64::from(1 << 20)),
             Self::Count => format!("{value:.0}"),
+            Self::Times => format!("{value:.1} times"),
         }
     }
 }
