@@ -1,12 +1,14 @@
 //! What can be typed.
 //!
-//! May import `clap` and the contract's limits.
+//! May import `clap`, the contract's limits and the loader's bounds.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracer_ebpf::limits::MAX_PORTS;
+
+use crate::loader::Bound;
 
 /// Which line of whose code took the PostgreSQL connections that never came back.
 ///
@@ -99,6 +101,9 @@ pub struct CaptureArgs {
     /// Pool descriptions of your own, beside the built-in ones (repeatable).
     #[arg(long, value_name = "FILE")]
     pub pool: Vec<PathBuf>,
+    /// Keep less than usual, to try what is said of losses (repeatable).
+    #[arg(long, value_name = "NAME=NUMBER", hide = true)]
+    pub bound: Vec<Bound>,
     #[command(flatten)]
     pub output: OutputArgs,
 }

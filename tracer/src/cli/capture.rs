@@ -67,6 +67,7 @@ pub fn run(args: &CaptureArgs, verbose: u8) -> anyhow::Result<u8> {
             args.container.clone(),
         ),
         settings: settings(threshold),
+        bounds: args.bound.iter().copied().collect(),
         log_level: if verbose > 1 { KERNEL_LOG_LEVEL } else { 0 },
     };
     let started_at = clock::now();

@@ -15,7 +15,7 @@ use crate::{
         doctor::{self, HookStatus},
         facts,
     },
-    loader::{HOOKS, Kernel},
+    loader::{Bounds, HOOKS, Kernel},
 };
 
 /// Runs it.
@@ -47,7 +47,7 @@ fn try_hooks(facts: &facts::Facts) -> Vec<HookStatus> {
         _pad: 0,
         off: facts.offsets.clone().unwrap_or_default(),
     };
-    let mut kernel = Kernel::load(config, &[], 0);
+    let mut kernel = Kernel::load(config, &[], Bounds::default(), 0);
     let hooks = HOOKS.iter().map(|(program, hook, gives)| HookStatus {
         name: format!("tp_btf/{hook}"),
         works: match &mut kernel {

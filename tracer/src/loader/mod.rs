@@ -5,6 +5,7 @@
 //! it; nothing is pinned. Programs are loaded when they are first attached, so a probe that is
 //! never needed is never verified.
 
+mod bounds;
 mod error;
 mod pod;
 mod stacks;
@@ -30,6 +31,7 @@ use tracer_ebpf::{
     stack::{KIND_OPEN, SlotRef},
 };
 
+pub use bounds::{Bound, Bounds};
 pub use error::LoadError;
 use error::shorten;
 pub use pod::plain_from_bytes;
@@ -87,7 +89,12 @@ impl Kernel {
     /// # Errors
     ///
     /// See [`LoadError`].
-    pub fn load(config: Config, specs: &[ProbeSpec], log_level: u8) -> Result<Self, LoadError> {
+    pub fn load(
+        config: Config,
+        specs: &[ProbeSpec],
+        bounds: Bounds,
+        log_level: u8,
+    ) -> Result<Self, LoadError> {
         if OBJECT.is_empty() {
             return Err(LoadError::NoObject);
         }
@@ -95,6 +102,9 @@ impl Kernel {
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .override_global("AYA_LOG_LEVEL", &log_level, false)
+            .map_max_entries("FDS", bounds.descriptors)
+            .map_max_entries("CHECKOUTS", bounds.checkouts)
+            .map_max_entries("RING", bounds.ring)
             .load(OBJECT)
             .map_err(|error| LoadError::Object(shorten(&error)))?;
         let mut config_map: Array<MapData, PodConfig> = take(&mut ebpf, "CONFIG")?;
@@ -102,8 +112,7 @@ impl Kernel {
             .set(0, PodConfig(config), 0)
             .map_err(|error| LoadError::Map { map: "CONFIG", reason: shorten(&error) })?;
         let mut free_conns: Queue<_, u32> = take(&mut ebpf, "FREE_CONNS")?;
-        // Slot 0 stays unused, so that an id is never zero.
-        fill(&mut free_conns, "FREE_CONNS", 1..MAX_CONNECTIONS)?;
+        fill(&mut free_conns, "FREE_CONNS", 1..bounds.connections + 1)?;
         let conns = mapped(&ebpf, "CONNS", CONN_BYTES, MAX_CONNECTIONS)?;
         let mut kernel = Self {
             fds: take(&mut ebpf, "FDS")?,
@@ -112,7 +121,7 @@ impl Kernel {
             probes: take(&mut ebpf, "PROBES")?,
             free_conns,
             conns,
-            stacks: Stacks::new(&mut ebpf)?,
+            stacks: Stacks::new(&mut ebpf, bounds.stacks)?,
             loaded_probes: HashSet::new(),
             probe_links: Vec::new(),
             _config: config_map,

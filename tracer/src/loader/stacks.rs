@@ -49,13 +49,13 @@ pub struct Stacks {
 
 impl Stacks {
     /// Takes the maps, and fills the lists of free slots.
-    pub fn new(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+    pub fn new(ebpf: &mut Ebpf, slots: [u32; CLASS_SLOTS.len()]) -> Result<Self, LoadError> {
         let mut free = [
             take(ebpf, "FREE_STACKS_0")?,
             take(ebpf, "FREE_STACKS_1")?,
             take(ebpf, "FREE_STACKS_2")?,
         ];
-        for (queue, slots) in free.iter_mut().zip(CLASS_SLOTS) {
+        for (queue, slots) in free.iter_mut().zip(slots) {
             fill(queue, "FREE_STACKS", 0..slots)?;
         }
         Ok(Self {

@@ -27,7 +27,7 @@ pub use self::{
 use crate::{
     host::{clock, proc::ProcFs},
     ingest::{Ingest, raw_stack},
-    loader::{CopiedStack, Kernel},
+    loader::{Bounds, CopiedStack, Kernel},
     model::{ConnId, Connection, Event, MonoNanos, Settings, StackEvent, Tracker},
     pools::Catalogue,
     symbolize::Symbolizer,
@@ -59,6 +59,7 @@ pub struct Options {
     pub any_unix_port: bool,
     pub targets: Targets,
     pub settings: Settings,
+    pub bounds: Bounds,
     /// Level of the kernel side's diagnostics; 0 is off.
     pub log_level: u8,
 }
@@ -126,7 +127,7 @@ impl Session {
             off: offsets,
         };
         let programs = Programs::new(catalogue)?;
-        let mut kernel = Kernel::load(config, programs.specs(), options.log_level)?;
+        let mut kernel = Kernel::load(config, programs.specs(), options.bounds, options.log_level)?;
         let log = if options.log_level > 0 { Some(kernel.take_log()?) } else { None };
         kernel.attach()?;
         let ingest = Ingest::new(kernel, programs.pool_names())?;

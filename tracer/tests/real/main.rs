@@ -13,6 +13,7 @@ mod circumstances;
 mod clients;
 mod descriptors;
 mod go;
+mod losses;
 mod node;
 mod python;
 mod standby;
