@@ -71,9 +71,12 @@ pub struct Offsets {
     pub ri_known: u32,
     /// `sock.__sk_common.skc_dport` (the peer's port, network order)
     pub sock_dport: u32,
+    /// `task_struct.thread.fsbase`; zero where it has another name.
+    pub task_fsbase: u32,
+    pub _pad: u32,
 }
 
-const _: () = assert!(size_of::<Offsets>() == 22 * 4);
+const _: () = assert!(size_of::<Offsets>() == 24 * 4);
 const _: () = assert!(size_of::<Config>() == 2 * MAX_PORTS + 16 + size_of::<Offsets>());
 
 /// Value of the process map, by tgid.

@@ -17,6 +17,7 @@ pub mod drops;
 pub mod limits;
 pub mod parts;
 pub mod probe;
+pub mod python;
 pub mod record;
 pub mod stack;
 pub mod statement;

@@ -23,6 +23,10 @@ pub const MAX_CHECKOUTS: u32 = 16_384;
 /// as [`ProcessMapFull`](crate::drops::DropReason::ProcessMapFull).
 pub const MAX_PROCESSES: u32 = 8_192;
 
+/// Python processes whose interpreter is known. When full, stacks of further ones have no Python
+/// frames, and say so.
+pub const MAX_PYTHONS: u32 = 1_024;
+
 /// Watched TCP ports. More are refused on the command line.
 pub const MAX_PORTS: usize = 16;
 

@@ -19,6 +19,7 @@ mod bpf {
     pub mod memory;
     pub mod pools;
     pub mod processes;
+    pub mod python;
     pub mod sockets;
     pub mod stacks;
     pub mod standby;

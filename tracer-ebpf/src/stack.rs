@@ -1,19 +1,34 @@
 //! Stack slots: registers and raw stack bytes copied at an event.
 //!
-//! May import [`limits`](crate::limits). Invariants: a slot is rewritten in place; `seq` is odd
+//! May import [`limits`](crate::limits) and [`python`](crate::python). Invariants: a slot is rewritten in place; `seq` is odd
 //! while it is written, so a reader copies, compares `seq` before and after, and retries. A slot
 //! belongs to one connection and one kind until user space, which has understood it or seen the
 //! connection's end, returns it to its class's free list.
 
 use crate::limits::MAX_FIXUPS;
+use crate::python;
 
 /// Bytes of stack in a slot of each class. A process starts in class 0 and is moved up by user
-/// space when its unwinds end before the application's frames.
-pub const CLASS_BYTES: [u32; 3] = [4 << 10, 16 << 10, 48 << 10];
+/// space, to [`LARGEST_CLASS`] at the most, when its unwinds end before the application's frames.
+pub const STACK_BYTES: [u32; 4] = [4 << 10, 16 << 10, 48 << 10, 4 << 10];
 
-/// Slots of each class (16, 8 and 3 MiB). When none is free the event keeps no stack and
+/// The class with the most bytes.
+pub const LARGEST_CLASS: u32 = 2;
+
+/// The class of Python processes: the interpreter's frames follow the bytes of the stack.
+pub const PYTHON_CLASS: u32 = 3;
+
+/// Bytes of a slot of each class after its header.
+pub const CLASS_BYTES: [u32; 4] = [
+    STACK_BYTES[0],
+    STACK_BYTES[1],
+    STACK_BYTES[2],
+    STACK_BYTES[3] + (python::MAX_FRAMES * python::FRAME_BYTES) as u32,
+];
+
+/// Slots of each class (16, 8, 3 and 11 MiB). When none is free the event keeps no stack and
 /// [`NoStackSlot`](crate::drops::DropReason::NoStackSlot) is counted.
-pub const CLASS_SLOTS: [u32; 3] = [4096, 512, 64];
+pub const CLASS_SLOTS: [u32; 4] = [4096, 512, 64, 1024];
 
 /// Bytes copied by one helper call; the first chunk ends at a page boundary so that a stack that
 /// ends within the range still gives what it has.
@@ -32,7 +47,7 @@ pub const KINDS: usize = 3;
 /// a RET, so the return address is the word at `sp` and `bp` is the caller's.
 pub const FLAG_BOUNDARY: u32 = 1;
 
-/// Beginning of a stack slot; [`CLASS_BYTES`] bytes of stack follow at [`HEADER_BYTES`].
+/// Beginning of a stack slot; [`STACK_BYTES`] bytes of stack follow at [`HEADER_BYTES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct StackHeader {
@@ -57,7 +72,10 @@ pub struct StackHeader {
     pub fixup_count: u32,
     /// Pending uretprobes: (address of the stack slot, the return address it held).
     pub fixups: [[u64; 2]; MAX_FIXUPS],
-    pub _reserved: [u8; 56],
+    /// Frames of the Python interpreter in the slot, and how they end (`END_` constants).
+    pub python_frames: u32,
+    pub python_end: u32,
+    pub _reserved: [u8; 48],
 }
 
 /// Bytes before the stack in a slot.

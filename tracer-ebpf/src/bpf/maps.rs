@@ -12,10 +12,12 @@ use tracer_ebpf::{
     conn::Conn,
     drops::DropReason,
     limits::{
-        MAX_CHECKOUTS, MAX_CONNECTIONS, MAX_DESCRIPTORS, MAX_PROBES, MAX_PROCESSES, RING_BYTES,
+        MAX_CHECKOUTS, MAX_CONNECTIONS, MAX_DESCRIPTORS, MAX_PROBES, MAX_PROCESSES, MAX_PYTHONS,
+        RING_BYTES,
     },
     parts,
     probe::ProbeSpec,
+    python::Layout,
     stack::{CLASS_BYTES, CLASS_SLOTS, StackHeader},
     wire::NAME_BYTES,
 };
@@ -95,6 +97,14 @@ pub static STACKS_1: Array<StackSlot<{ CLASS_BYTES[1] as usize }>> =
 pub static STACKS_2: Array<StackSlot<{ CLASS_BYTES[2] as usize }>> =
     Array::with_max_entries(CLASS_SLOTS[2], 0);
 
+#[map]
+pub static STACKS_3: Array<StackSlot<{ CLASS_BYTES[3] as usize }>> =
+    Array::with_max_entries(CLASS_SLOTS[3], 0);
+
+/// Where Python processes keep their frames, by tgid; written by user space.
+#[map]
+pub static PYTHONS: HashMap<u32, Layout> = HashMap::with_max_entries(MAX_PYTHONS, 0);
+
 /// Free stack slots by class, filled by user space. Empty: `NoStackSlot`.
 #[map]
 pub static FREE_STACKS_0: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[0], 0);
@@ -102,6 +112,8 @@ pub static FREE_STACKS_0: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[0], 0
 pub static FREE_STACKS_1: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[1], 0);
 #[map]
 pub static FREE_STACKS_2: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[2], 0);
+#[map]
+pub static FREE_STACKS_3: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[3], 0);
 
 /// Filled and used within one run of the system-call program and its part: tracepoints run with
 /// preemption off, so a CPU has one such run at a time.

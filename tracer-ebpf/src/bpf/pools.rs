@@ -145,8 +145,10 @@ fn on_probe(ctx: &ProbeContext, index: u32) {
                 }
                 return;
             };
+            // Its release could not be joined either: it would look held for good.
             if CHECKOUTS.insert(key, id, 0).is_err() {
                 count(DropReason::CheckoutMapFull);
+                return;
             }
             let Some(conn) = conn_of(id) else { return };
             (id, conn)

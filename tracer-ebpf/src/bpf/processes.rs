@@ -8,11 +8,12 @@ use aya_ebpf::{
 use tracer_ebpf::{
     drops::DropReason,
     record::{EXEC, EXIT, FORK, Record},
+    stack::PYTHON_CLASS,
 };
 
 use super::{
     count::{count, emit, now},
-    maps::{CONFIG, PROCS},
+    maps::{CONFIG, PROCS, PYTHONS},
     memory::kernel,
 };
 
@@ -35,6 +36,12 @@ pub fn on_fork(ctx: BtfTracePointContext) -> u32 {
     }
     if PROCS.insert(child, process, 0).is_err() {
         count(DropReason::ProcessMapFull);
+    }
+    if process.stack_class == PYTHON_CLASS {
+        // SAFETY: no other reference to this value is held.
+        let layout = unsafe { PYTHONS.get(parent) }.copied();
+        // Without room the child's stacks have no Python frames, and say so.
+        let _kept = layout.map(|layout| PYTHONS.insert(child, layout, 0));
     }
     let record =
         Record { kind: FORK, tgid: parent, at: now(), a: u64::from(child), ..Record::default() };

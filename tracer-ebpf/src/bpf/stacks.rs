@@ -1,6 +1,6 @@
-//! Copies registers and raw stack into a connection's slot.
+//! Copies registers and raw stack into a connection's slot, and for Python the interpreter's frames.
 //!
-//! May import the maps, `count`, `memory` and the contract. Invariants: the slot's sequence number
+//! May import the maps, `count`, `memory`, `python` and the contract. Invariants: the slot's sequence number
 //! is odd while it is written; bytes that could not be read are not counted in `len`.
 
 use aya_ebpf::{
@@ -12,13 +12,17 @@ use tracer_ebpf::{
     conn::Conn,
     drops::DropReason,
     limits::MAX_FIXUPS,
-    stack::{CHUNK_BYTES, CLASS_BYTES, SlotRef, StackHeader},
+    stack::{CHUNK_BYTES, PYTHON_CLASS, STACK_BYTES, SlotRef, StackHeader},
 };
 
 use super::{
     count::count,
-    maps::{CONFIG, FREE_STACKS_0, FREE_STACKS_1, FREE_STACKS_2, STACKS_0, STACKS_1, STACKS_2},
+    maps::{
+        CONFIG, FREE_STACKS_0, FREE_STACKS_1, FREE_STACKS_2, FREE_STACKS_3, STACKS_0, STACKS_1,
+        STACKS_2, STACKS_3,
+    },
     memory::kernel,
+    python,
 };
 
 /// Where the stack is taken.
@@ -87,7 +91,7 @@ pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
                 }
             }
         }
-        _ => {
+        2 => {
             if let Some(slot) = STACKS_2.get_ptr_mut(slot.index) {
                 // SAFETY: as above.
                 unsafe {
@@ -95,16 +99,33 @@ pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
                 }
             }
         }
+        _ => {
+            if let Some(slot) = STACKS_3.get_ptr_mut(slot.index) {
+                // SAFETY: as above.
+                unsafe {
+                    let bytes = (&raw mut (*slot).bytes).cast::<u8>();
+                    python::copy(&raw mut (*slot).header, bytes.add(STACK_BYTES[3] as usize), site);
+                    fill::<1>(&raw mut (*slot).header, bytes, site);
+                }
+            }
+        }
     }
 }
 
-const _: () = assert!(CLASS_BYTES[0] == CHUNK_BYTES);
-const _: () = assert!(CLASS_BYTES[1] == 4 * CHUNK_BYTES);
-const _: () = assert!(CLASS_BYTES[2] == 12 * CHUNK_BYTES);
+const _: () = assert!(STACK_BYTES[0] == CHUNK_BYTES);
+const _: () = assert!(STACK_BYTES[1] == 4 * CHUNK_BYTES);
+const _: () = assert!(STACK_BYTES[2] == 12 * CHUNK_BYTES);
+const _: () = assert!(STACK_BYTES[PYTHON_CLASS as usize] == CHUNK_BYTES);
 
 /// A free slot of the class, or of the next smaller one that has one.
 #[inline(always)]
 fn take(class: u32) -> Option<SlotRef> {
+    if class == PYTHON_CLASS {
+        if let Ok(Some(index)) = FREE_STACKS_3.pop() {
+            return Some(SlotRef { class: PYTHON_CLASS, index });
+        }
+        return None;
+    }
     if class >= 2
         && let Ok(Some(index)) = FREE_STACKS_2.pop()
     {
@@ -126,7 +147,8 @@ fn give_back(slot: SlotRef) {
     let pushed = match slot.class {
         0 => FREE_STACKS_0.push(slot.index, 0),
         1 => FREE_STACKS_1.push(slot.index, 0),
-        _ => FREE_STACKS_2.push(slot.index, 0),
+        2 => FREE_STACKS_2.push(slot.index, 0),
+        _ => FREE_STACKS_3.push(slot.index, 0),
     };
     if pushed.is_err() {
         count(DropReason::FreeListFull);

@@ -168,6 +168,16 @@ impl<'data> Elf<'data> {
         self.file.dynamic_symbols().filter_map(symbol)
     }
 
+    /// The address of an exported name, function or data.
+    #[must_use]
+    pub fn exported(&self, name: &str) -> Option<u64> {
+        let symbol = self
+            .file
+            .dynamic_symbols()
+            .find(|symbol| symbol.name_bytes() == Ok(name.as_bytes()) && !symbol.is_undefined())?;
+        Some(symbol.address())
+    }
+
     /// Relative relocations as (address of the word, its value before the load bias), read from
     /// the dynamic section's `DT_RELA` table.
     pub fn relative_relocations(&self) -> impl Iterator<Item = (u64, u64)> + '_ {

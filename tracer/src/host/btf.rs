@@ -64,6 +64,8 @@ pub fn read_offsets(path: &Path) -> Result<Offsets, Error> {
 /// [`Error::Malformed`] or [`Error::NoMember`].
 pub fn offsets(bytes: &[u8]) -> Result<Offsets, Error> {
     let btf = Btf::parse(bytes)?;
+    // Without it there are no frames of Python, which is no reason not to run.
+    let task_fsbase = btf.offset("task_struct", "thread.fsbase").unwrap_or(0);
     let utask = [
         btf.offset("task_struct", "utask"),
         btf.offset("uprobe_task", "return_instances"),
@@ -101,12 +103,15 @@ pub fn offsets(bytes: &[u8]) -> Result<Offsets, Error> {
         ri_stack,
         ri_next,
         ri_known,
+        task_fsbase,
+        _pad: 0,
     })
 }
 
 /// The structs whose members are asked for: only these are remembered by name.
-const STRUCTS: [&str; 11] = [
+const STRUCTS: [&str; 12] = [
     "task_struct",
+    "thread_struct",
     "signal_struct",
     "files_struct",
     "fdtable",

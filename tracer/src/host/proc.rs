@@ -86,18 +86,22 @@ impl ProcFs {
     #[must_use]
     pub fn process_seen(&self, pid: Pid, inspected: Option<Runtime>) -> Option<ProcessSeen> {
         let start_time = self.start_time(pid)?;
-        let exe = self.exe(pid);
-        let runtime = runtime::recognise(exe.as_deref(), inspected, || self.mapped_files(pid));
         let seen = ProcessSeen {
             start_time: Some(start_time),
             comm: self.comm(pid)?,
-            exe,
-            runtime,
+            exe: self.exe(pid),
+            runtime: self.runtime(pid, inspected),
             container: self.container(pid),
             ns_pid: self.ns_pid(pid),
             pools: Vec::new(),
         };
         (self.start_time(pid) == Some(start_time)).then_some(seen)
+    }
+
+    /// The language runtime, where the executable was `inspected` with what that told.
+    #[must_use]
+    pub fn runtime(&self, pid: Pid, inspected: Option<Runtime>) -> Option<Runtime> {
+        runtime::recognise(self.exe(pid).as_deref(), inspected, || self.mapped_files(pid))
     }
 
     /// Start time in clock ticks after boot.

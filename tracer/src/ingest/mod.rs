@@ -15,9 +15,11 @@ use aya::maps::{MapData, RingBuf};
 use tracer_ebpf::{
     conn::{AF_INET, AF_INET6, AF_UNIX, Conn, FLAG_EOF, FLAG_EXISTED, conn_generation, conn_slot},
     limits::OPENS_PER_WAKE,
+    python::Layout,
     record::{self, Record},
     stack::{
-        CLASS_BYTES, CLASS_SLOTS, FLAG_BOUNDARY, KIND_ACQUIRE, KIND_OPEN, KIND_USE, KINDS, SlotRef,
+        CLASS_SLOTS, FLAG_BOUNDARY, KIND_ACQUIRE, KIND_OPEN, KIND_USE, KINDS, LARGEST_CLASS,
+        PYTHON_CLASS, SlotRef,
     },
     wire::{PHASE_UNKNOWN, Wire},
 };
@@ -388,13 +390,29 @@ impl Ingest {
         }
     }
 
-    /// Moves a process to the next larger stack class; false when it is in the largest.
+    /// Moves a process to the next larger stack class; false when there is none.
     pub fn raise_stack_class(&mut self, pid: u32) -> bool {
-        let mut process = self.kernel.process(pid).unwrap_or_default();
-        if process.stack_class as usize + 1 >= CLASS_BYTES.len() {
-            return false;
+        let process = self.kernel.process(pid).unwrap_or_default();
+        process.stack_class < LARGEST_CLASS && self.set_stack_class(pid, process.stack_class + 1)
+    }
+
+    /// From now on the interpreter's frames of a Python process are copied with its stacks.
+    pub fn copy_python(&mut self, pid: u32, layout: Layout) -> bool {
+        self.kernel.set_python(pid, layout) && self.set_stack_class(pid, PYTHON_CLASS)
+    }
+
+    /// A process has ended, or its image is another one.
+    pub fn forget_python(&mut self, pid: u32) {
+        self.kernel.remove_python(pid);
+        if self.kernel.process(pid).is_some_and(|process| process.stack_class == PYTHON_CLASS) {
+            self.set_stack_class(pid, 0);
         }
-        process.stack_class += 1;
+    }
+
+    /// Sets the class of a process's next stacks; false when there are too many processes.
+    fn set_stack_class(&mut self, pid: u32, class: u32) -> bool {
+        let mut process = self.kernel.process(pid).unwrap_or_default();
+        process.stack_class = class;
         if !self.kernel.set_process(pid, process) {
             return false;
         }
@@ -523,6 +541,8 @@ pub fn raw_stack(copied: &CopiedStack) -> RawStack {
         boundary: header.flags & FLAG_BOUNDARY != 0,
         bytes: copied.bytes.clone(),
         fixups: fixups.map(|[slot, original]| (*slot, *original)).collect(),
+        python: copied.python.clone(),
+        python_end: header.python_end,
     }
 }
 

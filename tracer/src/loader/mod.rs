@@ -28,6 +28,7 @@ use tracer_ebpf::{
     limits::{MAX_CONNECTIONS, MAX_PROBES},
     parts,
     probe::ProbeSpec,
+    python::Layout,
     stack::{KIND_OPEN, SlotRef},
 };
 
@@ -35,7 +36,7 @@ pub use bounds::{Bound, Bounds};
 pub use error::LoadError;
 use error::shorten;
 pub use pod::plain_from_bytes;
-use pod::{MappedArray, PodConfig, PodProbeSpec, PodProcess};
+use pod::{MappedArray, PodConfig, PodLayout, PodProbeSpec, PodProcess};
 pub use stacks::CopiedStack;
 use stacks::Stacks;
 
@@ -73,6 +74,7 @@ pub struct Kernel {
     parts: ProgramArray<MapData>,
     fds: HashMap<MapData, u64, u64>,
     procs: HashMap<MapData, u32, PodProcess>,
+    pythons: HashMap<MapData, u32, PodLayout>,
     drops: PerCpuArray<MapData, u64>,
     probes: Array<MapData, PodProbeSpec>,
     free_conns: Queue<MapData, u32>,
@@ -117,6 +119,7 @@ impl Kernel {
         let mut kernel = Self {
             fds: take(&mut ebpf, "FDS")?,
             procs: take(&mut ebpf, "PROCS")?,
+            pythons: take(&mut ebpf, "PYTHONS")?,
             drops: take(&mut ebpf, "DROPS")?,
             probes: take(&mut ebpf, "PROBES")?,
             free_conns,
@@ -391,6 +394,17 @@ impl Kernel {
             // Missing is fine: the kernel side may have been first.
             let _missing = self.fds.remove(&key);
         }
+    }
+
+    /// Where a Python process keeps its frames; false when there are too many such processes.
+    pub fn set_python(&mut self, tgid: u32, layout: Layout) -> bool {
+        self.pythons.insert(tgid, PodLayout(layout), 0).is_ok()
+    }
+
+    /// A process has ended or replaced its image.
+    pub fn remove_python(&mut self, tgid: u32) {
+        // Missing is what most are.
+        let _missing = self.pythons.remove(&tgid);
     }
 
     /// A process's settings.

@@ -12,6 +12,7 @@ use tracer_ebpf::{
     config::{Config, Process},
     conn::Conn,
     probe::ProbeSpec,
+    python::Layout,
     record::Record,
     stack::StackHeader,
 };
@@ -33,6 +34,7 @@ pod! {
     PodConfig(Config),
     PodProcess(Process),
     PodProbeSpec(ProbeSpec),
+    PodLayout(Layout),
 }
 
 /// A map value of `N` words.

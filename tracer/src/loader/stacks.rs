@@ -8,7 +8,12 @@ use aya::{
     Ebpf,
     maps::{Array, MapData, Queue},
 };
-use tracer_ebpf::stack::{CLASS_BYTES, CLASS_SLOTS, HEADER_BYTES, SlotRef, StackHeader};
+use tracer_ebpf::{
+    python::{FRAME_BYTES, MAX_FRAMES},
+    stack::{
+        CLASS_BYTES, CLASS_SLOTS, HEADER_BYTES, PYTHON_CLASS, STACK_BYTES, SlotRef, StackHeader,
+    },
+};
 
 use super::{
     LoadError, fill,
@@ -17,7 +22,7 @@ use super::{
 };
 
 /// Words of eight bytes of a slot of each class.
-const WORDS: [usize; 3] = [words(0), words(1), words(2)];
+const WORDS: [usize; 4] = [words(0), words(1), words(2), words(3)];
 
 const fn words(class: usize) -> usize {
     (HEADER_BYTES + CLASS_BYTES[class] as usize) / 8
@@ -30,6 +35,8 @@ pub struct CopiedStack {
     pub header: StackHeader,
     /// Stack bytes from `header.sp` up.
     pub bytes: Vec<u8>,
+    /// Frames of the Python interpreter, innermost first.
+    pub python: Vec<[u8; FRAME_BYTES]>,
     /// The copy filled its slot: there may have been more.
     pub full: bool,
 }
@@ -42,7 +49,8 @@ pub struct Stacks {
     small: Array<MapData, PodWords<{ WORDS[0] }>>,
     middle: Array<MapData, PodWords<{ WORDS[1] }>>,
     large: Array<MapData, PodWords<{ WORDS[2] }>>,
-    free: [Queue<MapData, u32>; 3],
+    python: Array<MapData, PodWords<{ WORDS[3] }>>,
+    free: [Queue<MapData, u32>; 4],
     /// Taken from their connections since the last [`Self::turn`], and before it.
     retired: [Vec<SlotRef>; 2],
 }
@@ -54,6 +62,7 @@ impl Stacks {
             take(ebpf, "FREE_STACKS_0")?,
             take(ebpf, "FREE_STACKS_1")?,
             take(ebpf, "FREE_STACKS_2")?,
+            take(ebpf, "FREE_STACKS_3")?,
         ];
         for (queue, slots) in free.iter_mut().zip(slots) {
             fill(queue, "FREE_STACKS", 0..slots)?;
@@ -62,6 +71,7 @@ impl Stacks {
             small: take(ebpf, "STACKS_0")?,
             middle: take(ebpf, "STACKS_1")?,
             large: take(ebpf, "STACKS_2")?,
+            python: take(ebpf, "STACKS_3")?,
             free,
             retired: [Vec::new(), Vec::new()],
         })
@@ -74,10 +84,13 @@ impl Stacks {
         if !header.seq.is_multiple_of(2) || header.seq == 0 || self.seq(slot)? != header.seq {
             return None;
         }
-        let capacity = CLASS_BYTES[slot.class as usize];
+        let capacity = STACK_BYTES[slot.class as usize];
+        let frames = bytes.split_off((HEADER_BYTES + capacity as usize).min(bytes.len()));
+        let count = if slot.class == PYTHON_CLASS { header.python_frames as usize } else { 0 };
+        let python = frames.as_chunks().0.iter().copied().take(count.min(MAX_FRAMES)).collect();
         bytes.truncate(HEADER_BYTES + header.len.min(capacity) as usize);
         bytes.drain(..HEADER_BYTES);
-        Some(CopiedStack { header, bytes, full: header.len >= capacity })
+        Some(CopiedStack { header, bytes, python, full: header.len >= capacity })
     }
 
     /// The sequence number of a slot.
@@ -90,7 +103,8 @@ impl Stacks {
         match slot.class {
             0 => Some(bytes(&self.small.get(&slot.index, 0).ok()?.0)),
             1 => Some(bytes(&self.middle.get(&slot.index, 0).ok()?.0)),
-            _ => Some(bytes(&self.large.get(&slot.index, 0).ok()?.0)),
+            2 => Some(bytes(&self.large.get(&slot.index, 0).ok()?.0)),
+            _ => Some(bytes(&self.python.get(&slot.index, 0).ok()?.0)),
         }
     }
 

@@ -10,7 +10,7 @@ use super::Session;
 use crate::{
     host::clock,
     ingest::Notice,
-    model::{Event, Pid},
+    model::{Event, Pid, Runtime},
 };
 
 /// A process that goes on connecting is looked at again after this long, because programs load
@@ -62,8 +62,9 @@ impl Session {
                 },
                 Notice::Exec(pid) => {
                     self.symbolizer.forget(pid);
+                    self.ingest.forget_python(pid);
                     if wanted.contains(&pid) {
-                        self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
+                        self.look_at_executable(pid);
                     }
                     if self.seen.remove(&pid).is_some() {
                         self.look(pid);
@@ -73,6 +74,7 @@ impl Session {
                     self.seen.remove(&pid);
                     self.ended.insert(pid);
                     self.programs.forget(pid);
+                    self.ingest.forget_python(pid);
                 }
             }
         }
@@ -90,10 +92,33 @@ impl Session {
         }
     }
 
+    /// Looks at a program that runs or has just started: probes it, and has the frames of a Python
+    /// process copied from its first connection on.
+    pub(super) fn look_at_executable(&mut self, pid: u32) {
+        self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
+        if self.proc.runtime(Pid(pid), self.programs.runtime(pid)) == Some(Runtime::Python)
+            && self.symbolizer.observe(pid).is_ok()
+            && !self.copy_python(pid)
+        {
+            // Its interpreter is not mapped yet: to be looked at again when it connects.
+            self.symbolizer.forget(pid);
+        }
+    }
+
+    /// Has the interpreter's frames copied, where they are known.
+    fn copy_python(&mut self, pid: u32) -> bool {
+        let Some(layout) = self.symbolizer.python_layout(pid) else { return false };
+        if !self.ingest.copy_python(pid, layout) {
+            log::warn!("no Python frames of process {pid}: there are too many such processes");
+        }
+        true
+    }
+
     /// Looks at a process that has connections: who it is, what can be probed, what its code is.
     pub(super) fn look(&mut self, pid: u32) {
         // A failure is an absence: the process may be gone already, and its stacks say so.
         let _gone = self.symbolizer.observe(pid);
+        self.copy_python(pid);
         let pools = self.programs.look_at_process(pid, &self.proc, self.ingest.kernel());
         // One that is just ending has nothing mapped: less than before says nothing.
         let last = self.seen.remove(&pid).filter(|last| pools.len() <= last.pools);

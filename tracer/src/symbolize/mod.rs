@@ -1,13 +1,13 @@
 //! Raw stack copies to frames with names, files, lines and owners.
 //!
-//! May import `model`, `binary` and the file system; nothing of the loader or the ingest. A process is
+//! May import `model`, `binary`, the contract and the file system; nothing of the loader or the ingest. A process is
 //! looked at once ([`Symbolizer::observe`]) and what was seen is kept, so that stacks still
 //! resolve when its files are gone or it has ended. Invariants: registers, stack bytes, files and
 //! names come from traced processes and are never trusted; every cache is bounded; a stack that
 //! does not reach its root says why.
 //!
 //! Stages: `unwind` (registers and bytes to addresses), then by what is mapped there
-//! [`binary::pclntab`](crate::binary::pclntab) (Go), `native` (other ELF) or `perf_map` with `generated` (code made at run time), then `owner`.
+//! [`binary::pclntab`](crate::binary::pclntab) (Go), `native` (other ELF) or `perf_map` with `generated` (code made at run time), then `owner`; `python` names the interpreter's frames.
 
 mod cache;
 mod cfi;
@@ -18,6 +18,7 @@ mod native;
 mod owner;
 mod perf_map;
 mod process;
+mod python;
 mod unwind;
 
 use std::collections::HashMap;
@@ -31,6 +32,8 @@ use module::Module;
 use native::{Located, NativeSymbols};
 use owner::Role;
 use process::Process;
+use python::Python;
+use tracer_ebpf::python::{FRAME_BYTES, Layout};
 use unwind::{End, Walk};
 
 pub use module::map as map_file;
@@ -88,6 +91,9 @@ pub struct RawStack {
     pub bytes: Vec<u8>,
     /// Pending return probes: (address of the stack slot, the return address it held).
     pub fixups: Vec<(u64, u64)>,
+    /// Frames of the Python interpreter, innermost first, and how they ended.
+    pub python: Vec<[u8; FRAME_BYTES]>,
+    pub python_end: u32,
 }
 
 /// A resolved stack.
@@ -248,7 +254,17 @@ impl Symbolizer {
                 }
             }
         }
-        finish(raw, &walk, frames)
+        let resolved = finish(raw, &walk, frames);
+        match &mut process.python {
+            Some(python) if !raw.python.is_empty() => with_python(resolved, python, raw),
+            _ => resolved,
+        }
+    }
+
+    /// Where a Python process keeps its frames, if that is known of its interpreter.
+    #[must_use]
+    pub fn python_layout(&self, pid: u32) -> Option<Layout> {
+        Some(self.processes.get(&pid)?.process.python.as_ref()?.layout())
     }
 
     /// Closes files that no process uses, down to [`MAX_IDLE_MODULES`].
@@ -348,6 +364,13 @@ fn disown_without_source(frames: &mut [Frame]) {
     for frame in frames.iter_mut().filter(|frame| is_own(frame) && !has_source(frame)) {
         frame.kind = FrameKind::Library;
     }
+}
+
+/// The interpreter's frames in place of its native ones, which end the stack.
+fn with_python(native: Resolved, python: &mut Python, raw: &RawStack) -> Resolved {
+    let (frames, truncated) = python.frames(&raw.python, raw.python_end);
+    let frames = python::merge(native.stack.frames, frames);
+    Resolved { stack: Stack { frames, truncated }, cut: false }
 }
 
 /// Says how the stack ended.

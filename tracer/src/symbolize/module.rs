@@ -15,6 +15,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use super::cfi;
+use super::python::Interpreter;
 use crate::binary::FileId;
 use crate::binary::elf::{self, Segment};
 use crate::binary::pclntab::GoTable;
@@ -92,6 +93,7 @@ pub(super) struct Module {
     changed: Cell<bool>,
     unwind_bounded: OnceCell<bool>,
     go_table: OnceCell<Option<GoTable<Bytes>>>,
+    python: OnceCell<Option<Interpreter>>,
 }
 
 impl Module {
@@ -126,6 +128,7 @@ impl Module {
             changed: Cell::new(false),
             unwind_bounded: OnceCell::new(),
             go_table: OnceCell::new(),
+            python: OnceCell::new(),
         })
     }
 
@@ -142,6 +145,14 @@ impl Module {
     /// The table of Go functions, when the file has one. Looked for once.
     pub fn go_table(&self) -> Option<&GoTable<Bytes>> {
         self.go_table.get_or_init(|| GoTable::parse(self.bytes.clone()).ok()).as_ref()
+    }
+
+    /// The Python interpreter that this file, of this name, is. Looked for once.
+    pub fn python(&self, name: &str) -> Option<Interpreter> {
+        *self.python.get_or_init(|| {
+            let elf = elf::Elf::parse(&self.bytes).ok()?;
+            Interpreter::find(&elf, name)
+        })
     }
 
     /// Whether debug information may be looked for: always in the file itself, in files it

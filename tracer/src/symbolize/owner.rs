@@ -384,6 +384,57 @@ fn go_package(function: &str) -> &str {
     }
 }
 
+// --- Python ---
+
+/// Packages that are drivers or pools.
+const PYTHON_DRIVERS: [&str; 14] = [
+    "psycopg",
+    "psycopg2",
+    "psycopg_c",
+    "psycopg_binary",
+    "psycopg_pool",
+    "psycopg2cffi",
+    "asyncpg",
+    "aiopg",
+    "pg8000",
+    "postgresql",
+    "psqlpy",
+    "pymysql",
+    "MySQLdb",
+    "mysql",
+];
+
+/// The kind of a Python function by the file it was compiled from.
+pub(super) fn python(file: &str) -> FrameKind {
+    if file.starts_with("<frozen ") {
+        return FrameKind::Runtime;
+    }
+    // The innermost: a virtual environment can lie anywhere.
+    let installed = ["/site-packages/", "/dist-packages/"]
+        .iter()
+        .filter_map(|directory| Some(file.rfind(directory)? + directory.len()))
+        .max();
+    if let Some(start) = installed {
+        let package = file[start..].split(['/', '.']).next().unwrap_or_default();
+        return if PYTHON_DRIVERS.contains(&package) {
+            FrameKind::Driver
+        } else {
+            FrameKind::Library
+        };
+    }
+    // The standard library: lib/python3.11/queue.py, lib/python311.zip/queue.pyc.
+    let in_library = file.split('/').collect::<Vec<_>>().windows(3).any(|elements| {
+        let [library, python, _] = elements else { return false };
+        let version = python.strip_prefix("python3");
+        library.starts_with("lib")
+            && version.is_some_and(|version| {
+                let version = version.strip_suffix(".zip").unwrap_or(version);
+                version.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit())
+            })
+    });
+    if in_library { FrameKind::Runtime } else { FrameKind::App }
+}
+
 // --- JavaScript ---
 
 /// Packages that are drivers, pools or sit on them.

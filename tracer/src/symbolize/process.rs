@@ -12,8 +12,9 @@ use std::rc::Rc;
 
 use super::maps::{Backing, CodeMap, Maps};
 use super::module::Module;
-use super::owner::{self, NativeModule};
+use super::owner::{self, NativeModule, Role};
 use super::perf_map::PerfMap;
+use super::python::Python;
 use super::unwind::{End, Unwinder, Walk};
 use super::{Losses, RawStack};
 
@@ -43,6 +44,7 @@ pub(super) struct Process {
     pub code: Vec<Option<Code>>,
     unwinder: Option<Unwinder>,
     perf_map: Option<PerfMap>,
+    pub python: Option<Python>,
     /// Files that could not be opened.
     unopened: u64,
 }
@@ -63,6 +65,7 @@ impl Process {
             code: Vec::new(),
             unwinder: None,
             perf_map: None,
+            python: None,
             unopened: 0,
         };
         process.set_maps(maps, open);
@@ -135,6 +138,20 @@ impl Process {
         self.code = code;
         self.maps = maps;
         self.unwinder = None;
+        if self.python.is_none() {
+            self.python = self.find_python();
+        }
+    }
+
+    /// The Python interpreter among the files.
+    fn find_python(&self) -> Option<Python> {
+        self.code.iter().flatten().find_map(|code| {
+            // Of its own, or within a program that embeds it.
+            if !matches!(code.owner.role(), Role::Runtime | Role::Program) {
+                return None;
+            }
+            Python::new(self.pid, code.module.python(&code.owner.name)?, code.bias?)
+        })
     }
 
     fn open_module(

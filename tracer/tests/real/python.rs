@@ -5,14 +5,28 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::common::client::{Client, Kind};
+use crate::common::client::{Client, Kind, leak_line_in};
 use crate::common::tracer::{Output, Tracer};
 use crate::common::{deadline, server};
 use crate::{Expected, NOTHING_FOUND, is_found, stays_silent};
 
-/// Python's frames are not named yet: no function is expected.
-fn leak<'a>(verdict: &'a str, certainty: &'a str, count: u64, connections: usize) -> Expected<'a> {
-    Expected { verdict, certainty, count, function: None, file: None, connections }
+/// A finding that names this shape's function and line.
+fn leak<'a>(
+    verdict: &'a str,
+    certainty: &'a str,
+    shape: &str,
+    function: &'a str,
+    connections: usize,
+) -> Expected<'a> {
+    let source = "python/leaks.py";
+    Expected {
+        verdict,
+        certainty,
+        count: 7,
+        function: Some(function),
+        file: Some((source, Some(leak_line_in(source, shape)))),
+        connections,
+    }
 }
 
 #[test]
@@ -20,7 +34,7 @@ fn a_forgotten_putconn_is_found() {
     is_found(
         Kind::Python,
         &["prefill 2", "leak forgotten 7", "overlap 2"],
-        &leak("leak", "strong", 7, 9),
+        &leak("leak", "strong", "forgotten", "forgotten_putconn", 9),
     );
 }
 
@@ -29,7 +43,7 @@ fn an_exception_before_putconn_is_found() {
     is_found(
         Kind::Python,
         &["prefill 2", "leak raise 7", "overlap 2"],
-        &leak("leak", "strong", 7, 9),
+        &leak("leak", "strong", "raise", "raised_before_putconn", 9),
     );
 }
 
@@ -38,7 +52,7 @@ fn a_transaction_left_open_is_found() {
     is_found(
         Kind::Python,
         &["leak idle_in_transaction 7"],
-        &leak("idle in transaction", "proven", 7, 8),
+        &leak("idle in transaction", "proven", "idle_in_transaction", "idle_in_transaction", 8),
     );
 }
 
@@ -48,7 +62,7 @@ fn connections_that_are_never_used_are_found() {
         Kind::Python,
         // One that is opened later and used says that the others were no spares.
         &["leak never_used 7", "overlap 1"],
-        &leak("never used", "suspected", 7, 8),
+        &leak("never used", "suspected", "never_used", "never_used", 8),
     );
 }
 

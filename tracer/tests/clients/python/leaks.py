@@ -13,14 +13,14 @@ def forgotten_putconn(pool):
     with connection.cursor() as cursor:
         cursor.execute("select 41 + 1")
         cursor.fetchone()
-    connection.commit()
+    connection.commit()  # LEAK-LINE forgotten
 
 
 def idle_in_transaction(pool):
     """psycopg2 begins a transaction with the first statement; nobody ends it."""
     connection = pool.getconn()
     with connection.cursor() as cursor:
-        cursor.execute("select 41 + 1")
+        cursor.execute("select 41 + 1")  # LEAK-LINE idle_in_transaction
         cursor.fetchone()
 
 
@@ -29,11 +29,11 @@ def raised_before_putconn(pool):
     with connection.cursor() as cursor:
         cursor.execute("select 41 + 1")
         if cursor.fetchone()[0] != 43:
-            connection.rollback()
+            connection.rollback()  # LEAK-LINE raise
             raise LookupError("no such order")
     pool.putconn(connection)
 
 
 def never_used():
     """Without a pool: a connection per request that is not even used."""
-    kept.append(psycopg2.connect(""))
+    kept.append(psycopg2.connect(""))  # LEAK-LINE never_used
