@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn what_is_not_bounded_is_as_large_as_it_can_be() {
         let bounds: Bounds = [Bound::Stacks(100), Bound::Checkouts(3)].into_iter().collect();
-        let expected = Bounds { checkouts: 3, stacks: [100, 100, 64], ..Bounds::default() };
+        let expected = Bounds { checkouts: 3, stacks: [100, 100, 64, 100], ..Bounds::default() };
         assert_eq!(bounds, expected);
     }
 }

@@ -279,6 +279,7 @@ mod tests {
             boundary: false,
             bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
             fixups: Vec::new(),
+            ..RawStack::default()
         }
     }
 
@@ -348,7 +349,9 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..512),
             fixups in proptest::collection::vec(any::<(u64, u64)>(), 0..4),
         ) {
-            let walk = walk(&RawStack { pid: 1, ip, sp, bp, boundary, bytes, fixups });
+            let walk = walk(&RawStack {
+                pid: 1, ip, sp, bp, boundary, bytes, fixups, ..RawStack::default()
+            });
             prop_assert!(walk.addresses.len() <= super::MAX_DEPTH);
         }
 

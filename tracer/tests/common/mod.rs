@@ -20,7 +20,7 @@ use xtask::postgres::{Config, PREPARED_DATA, Server};
 /// guest, which is where the data directory is prepared.
 pub fn deadline() -> Duration {
     let slowness = if std::env::var_os(PREPARED_DATA).is_some() { 30 } else { 1 };
-    Duration::from_secs(20) * slowness
+    Duration::from_secs(60) * slowness
 }
 
 /// A server of the test's own.

@@ -49,6 +49,7 @@ impl Target {
             boundary: false,
             bytes,
             fixups: Vec::new(),
+            ..RawStack::default()
         }
     }
 
