@@ -6,6 +6,7 @@
 //! with its value, by process id.
 
 pub mod client;
+pub mod pgbouncer;
 pub mod process;
 pub mod report;
 pub mod tracer;

@@ -15,6 +15,7 @@ mod descriptors;
 mod go;
 mod node;
 mod python;
+mod server;
 mod standby;
 mod vm;
 
