@@ -21,6 +21,7 @@ pub mod model;
 pub mod pools;
 pub mod record;
 pub mod report;
+pub mod server;
 pub mod session;
 pub mod sql;
 pub mod symbolize;

@@ -103,6 +103,14 @@ pub const CLIENTS: &[Need] = &[
 pub const TLS: &[Need] =
     &[Need { debian: "openssl", why: "a server with TLS", probe: Probe::Program("openssl") }];
 
+/// A pooler between clients and the server.
+pub const POOLER: &[Need] = &[Need {
+    debian: "pgbouncer",
+    why: "clients behind a pooler",
+    // Debian has it where only root looks for programs.
+    probe: Probe::AnyOf(&["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]),
+}];
+
 /// Processes apart from each other.
 pub const NETWORK: &[Need] = &[Need {
     debian: "iproute2",

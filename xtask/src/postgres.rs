@@ -36,6 +36,8 @@ pub struct Config {
     pub settings: Vec<(String, String)>,
     /// Listen on this port instead of a free one.
     pub port: Option<u16>,
+    /// Lines of `pg_hba.conf` in place of trust for everyone.
+    pub access: Option<String>,
     /// Accept TLS, with a certificate that nobody signed (made by the `openssl` program).
     pub tls: bool,
     /// Run in a network namespace of its own (needs root).
@@ -84,6 +86,10 @@ impl Server {
         }
         if config.tls {
             self_signed(&data, owner)?;
+        }
+        if let Some(access) = &config.access {
+            let file = data.join("pg_hba.conf");
+            fs::write(&file, access).with_context(|| format!("writing {}", file.display()))?;
         }
         let port = config.port.map_or_else(free_port, Ok)?;
         let mut command = owner.server(config.own_network)?;

@@ -204,6 +204,7 @@ fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
             needs::DEMO,
             needs::CLIENTS,
             needs::TLS,
+            needs::POOLER,
             needs::NETWORK,
         ],
         Group::Vm => &[needs::SERVER, needs::VM],

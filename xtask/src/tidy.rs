@@ -24,8 +24,13 @@ const IMPURE: &[&str] =
     &["aya", "libc", "std::fs", "std::net", "std::process", "Instant", "SystemTime"];
 
 /// Libraries that only these modules of the tracer may know.
-const CONFINED: &[(&str, &[&str])] =
-    &[("aya", &["loader", "ingest"]), ("blazesym", &["symbolize"]), ("framehop", &["symbolize"])];
+const CONFINED: &[(&str, &[&str])] = &[
+    ("aya", &["loader", "ingest"]),
+    ("blazesym", &["symbolize"]),
+    ("framehop", &["symbolize"]),
+    ("postgres_protocol", &["server"]),
+    ("rustls", &["server"]),
+];
 
 /// Check the rules of this repository that no compiler checks
 #[derive(clap::Args)]

@@ -1,6 +1,6 @@
 //! What can be typed.
 //!
-//! May import `clap`, the contract's limits and the loader's bounds.
+//! May import `clap`, the contract's limits, the loader's bounds and the URLs of servers.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +9,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracer_ebpf::limits::MAX_PORTS;
 
 use crate::loader::Bound;
+use crate::server::Target;
+
+/// Servers asked at once.
+const MAX_SERVERS: usize = 16;
 
 /// Which line of whose code took the PostgreSQL connections that never came back.
 ///
@@ -95,6 +99,11 @@ pub struct CaptureArgs {
     /// Watch for this long; Ctrl-C ends earlier, with the full report.
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub duration: Duration,
+    /// Ask this server too what it says of its sessions, read-only (repeatable):
+    /// postgresql://user@host:5432/database, or a PgBouncer's console. Default: those in
+    /// CONNLEAK_SERVER. Passwords come from PGPASSWORD, ~/.pgpass (PGPASSFILE) or CONNLEAK_SERVER.
+    #[arg(long, value_name = "URL")]
+    pub server: Vec<String>,
     /// Keep the stream of events in this file, to be rendered again with `connleak report`.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
@@ -163,6 +172,37 @@ impl CaptureArgs {
         }
         Ok(ports)
     }
+}
+
+/// The servers to ask: those of the command line, or else of the variable `CONNLEAK_SERVER`.
+///
+/// # Errors
+///
+/// A sentence that repeats nothing of a URL.
+pub fn servers(
+    typed: &[String],
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<Target>, String> {
+    if typed.iter().any(|url| Target::has_password(url)) {
+        return Err(
+            "a password on the command line can be read by everyone on this host: leave it \
+            out of --server, and use PGPASSWORD, ~/.pgpass (PGPASSFILE), or put the whole URL into \
+            the variable CONNLEAK_SERVER"
+                .to_owned(),
+        );
+    }
+    let set = variable("CONNLEAK_SERVER").unwrap_or_default();
+    let (from, urls): (_, Vec<&str>) = if typed.is_empty() {
+        ("CONNLEAK_SERVER", set.split_whitespace().collect())
+    } else {
+        ("--server", typed.iter().map(String::as_str).collect())
+    };
+    if urls.len() > MAX_SERVERS {
+        return Err(format!("{from} names more than {MAX_SERVERS} servers"));
+    }
+    urls.into_iter()
+        .map(|url| Target::parse(url, &variable).map_err(|error| format!("{from}: {error}")))
+        .collect()
 }
 
 fn container_id(text: &str) -> Result<String, String> {

@@ -14,7 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
     EXIT_FAILED,
-    args::CaptureArgs,
+    args::{CaptureArgs, servers},
     output::{create, write_report},
 };
 use crate::{
@@ -49,6 +49,8 @@ impl Sink for Recording {
 /// When it cannot run here, or not with these arguments; nothing is left attached.
 pub fn run(args: &CaptureArgs, verbose: u8) -> anyhow::Result<u8> {
     let catalogue = Catalogue::with_files(&args.pool)?;
+    let variable = |name: &str| std::env::var(name).ok();
+    let servers = servers(&args.server, variable).map_err(|error| anyhow!(error))?;
     let facts = facts::probe();
     if let Err(problems) = facts::decide(&facts) {
         for problem in &problems {
@@ -68,6 +70,7 @@ pub fn run(args: &CaptureArgs, verbose: u8) -> anyhow::Result<u8> {
         ),
         settings: settings(threshold),
         bounds: args.bound.iter().copied().collect(),
+        servers,
         log_level: if verbose > 1 { KERNEL_LOG_LEVEL } else { 0 },
     };
     let started_at = clock::now();

@@ -15,6 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::File,
     io,
+    net::IpAddr,
     os::{fd::AsFd, unix::fs::MetadataExt},
     thread,
 };
@@ -69,6 +70,8 @@ pub struct Status {
     /// Bytes that have come and that the process has not read. `None` where the kernel does not
     /// say (Unix sockets of kernels that lack it).
     pub queued: Option<u32>,
+    /// `None` for a Unix socket.
+    pub local_addr: Option<IpAddr>,
 }
 
 /// A namespace, or a part of it, that could not be listed.
@@ -350,7 +353,14 @@ fn postgres_path(name: &[u8]) -> Option<(String, u16)> {
 fn unix_status(socket: &diag::Unix) -> Status {
     let state = if socket.peer_closed { State::PeerClosed } else { State::Established };
     let queued = socket.queued;
-    Status { cookie: socket.cookie, state, last_send_ms: None, last_recv_ms: None, queued }
+    Status {
+        cookie: socket.cookie,
+        state,
+        last_send_ms: None,
+        last_recv_ms: None,
+        queued,
+        local_addr: None,
+    }
 }
 
 fn tcp_status(socket: &diag::Tcp) -> Option<Status> {
@@ -364,7 +374,8 @@ fn tcp_status(socket: &diag::Tcp) -> Option<Status> {
     let (last_send_ms, last_recv_ms) = (socket.last_send_ms, socket.last_recv_ms);
     // The kernel counts the end of the stream as a byte.
     let queued = Some(socket.queued.saturating_sub(u32::from(state == State::PeerClosed)));
-    Some(Status { cookie: socket.cookie, state, last_send_ms, last_recv_ms, queued })
+    let local_addr = Some(socket.local.to_canonical());
+    Some(Status { cookie: socket.cookie, state, last_send_ms, last_recv_ms, queued, local_addr })
 }
 
 #[cfg(test)]

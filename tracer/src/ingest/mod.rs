@@ -9,6 +9,7 @@ pub mod decode;
 mod descriptors;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
@@ -199,6 +200,8 @@ impl Ingest {
                 self.exec(pid, at, proc, events);
                 notices.push(Notice::Exec(pid));
             }
+            // Our own are those to the servers that are asked for their side.
+            record::CONNECT if record.tgid == std::process::id() => {}
             record::CONNECT => notices.push(Notice::Connecting),
             record::EXIT => {
                 let fds = self.fds.of(pid, 0, i32::MAX);
@@ -475,6 +478,26 @@ impl Ingest {
     /// Asks the kernel how many bytes wait unread on these connections, and gives what it knew of
     /// them; with the namespaces that could not be asked.
     pub fn unread(&self, conns: &[ConnId], proc: &ProcFs) -> (Vec<(ConnId, u64)>, Vec<Unread>) {
+        let (sockets, Recheck { found, unread }) = self.recheck(conns, proc);
+        let queued = sockets.iter().filter_map(|(id, known)| {
+            let bytes = found.get(&known.inode)?.queued?;
+            Some((*id, u64::from(bytes)))
+        });
+        (queued.collect(), unread)
+    }
+
+    /// The client's end of TCP connections, where the kernel still has them: network namespace and
+    /// address.
+    pub fn local_ends(&self, conns: &[ConnId], proc: &ProcFs) -> BTreeMap<ConnId, (u32, IpAddr)> {
+        let (sockets, Recheck { found, .. }) = self.recheck(conns, proc);
+        let end = |(id, known): &(ConnId, Known)| {
+            Some((*id, (known.netns, found.get(&known.inode)?.local_addr?)))
+        };
+        sockets.iter().filter_map(end).collect()
+    }
+
+    /// Looks at the sockets of these connections again.
+    fn recheck(&self, conns: &[ConnId], proc: &ProcFs) -> (Vec<(ConnId, Known)>, Recheck) {
         let sockets: Vec<(ConnId, Known)> = conns
             .iter()
             .filter_map(|id| {
@@ -490,12 +513,8 @@ impl Ingest {
             })
             .collect();
         let known: Vec<Known> = sockets.iter().map(|(_, known)| *known).collect();
-        let Recheck { found, unread } = recheck(proc, &known);
-        let queued = sockets.iter().filter_map(|(id, known)| {
-            let bytes = found.get(&known.inode)?.queued?;
-            Some((*id, u64::from(bytes)))
-        });
-        (queued.collect(), unread)
+        let found = recheck(proc, &known);
+        (sockets, found)
     }
 
     /// Checks that the descriptors of these connections still refer to them, and emits the closes
@@ -556,11 +575,11 @@ fn existing_conn(socket: &ListedSocket, pid: u32, fd: i32) -> Conn {
     let peer_port = match &socket.peer {
         Peer::Tcp { addr, port } => {
             match addr.parse() {
-                Ok(std::net::IpAddr::V4(addr)) => {
+                Ok(IpAddr::V4(addr)) => {
                     peer_addr[..4].copy_from_slice(&addr.octets());
                     family = AF_INET;
                 }
-                Ok(std::net::IpAddr::V6(addr)) => {
+                Ok(IpAddr::V6(addr)) => {
                     peer_addr = addr.octets();
                     family = AF_INET6;
                 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::{
     event::{
-        ConnId, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, Stack, StackEvent, TxStatus,
-        WirePhase, WireState,
+        ConnId, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, SessionState, Stack,
+        StackEvent, TxStatus, WirePhase, WireState,
     },
     process::{Identity, PathKey, ProcId},
+    said::Said,
 };
 
 /// Distinct paths remembered for one connection; later ones replace the oldest.
@@ -68,6 +69,7 @@ pub struct Connection {
     open: Option<StackOf>,
     last_use: Option<StackOf>,
     unread: Option<Unread>,
+    pub(super) said: Option<Said>,
     /// Number of (process, descriptor) pairs that refer to it.
     pub(super) holders: u32,
     /// First time it was seen used.
@@ -93,6 +95,7 @@ impl Connection {
             open: None,
             last_use: None,
             unread: None,
+            said: None,
             holders: 0,
             used_at: None,
             paths: Vec::new(),
@@ -132,12 +135,15 @@ impl Connection {
         now.since(self.last_byte())
     }
 
-    /// Whether the server owes an answer; by direction where the wire cannot be read, `None`
-    /// where not even that is known.
+    /// Whether the server owes an answer; where the wire cannot be read by the server's word or
+    /// else by direction, `None` where not even that is known.
     #[must_use]
     pub fn active(&self) -> Option<bool> {
         if let Some(active) = self.wire.as_ref().and_then(|wire| wire.active) {
             return Some(active);
+        }
+        if let Some(state) = self.said_now().and_then(|said| said.state) {
+            return Some(state == SessionState::Active);
         }
         match (self.last_send(), self.last_recv()) {
             (None, None) => None,
@@ -145,10 +151,11 @@ impl Connection {
         }
     }
 
-    /// The server owes an answer in a session that was seen to speak.
+    /// The server owes an answer in a session that was seen to speak, or by its own word.
     #[must_use]
     pub fn awaits_answer(&self) -> bool {
-        let spoken = matches!(self.phase(), WirePhase::Ready | WirePhase::Encrypted);
+        let spoken = matches!(self.phase(), WirePhase::Ready | WirePhase::Encrypted)
+            || (self.phase() == WirePhase::Unknown && self.state_is_said());
         spoken && self.active() == Some(true) && !self.peer_closed()
     }
 
@@ -218,7 +225,9 @@ impl Connection {
     /// The transaction is open, by the server's word, and nothing runs in it.
     #[must_use]
     pub fn in_transaction(&self) -> Option<TxStatus> {
-        let status = self.wire.as_ref()?.status?;
+        let Some(status) = self.wire.as_ref().and_then(|wire| wire.status) else {
+            return self.transaction_said();
+        };
         let idle = self.active() == Some(false);
         (idle && matches!(status, TxStatus::InTransaction | TxStatus::Failed)).then_some(status)
     }
@@ -235,19 +244,11 @@ impl Connection {
         self.wire.as_ref().is_some_and(|wire| wire.peer_closed)
     }
 
-    /// Database, with the server's default: the user's name.
-    #[must_use]
-    pub fn database(&self) -> Option<&str> {
-        let wire = self.wire.as_ref()?;
-        wire.database.as_deref().or(wire.user.as_deref())
-    }
-
     pub(super) fn identity(&self) -> Option<Identity> {
-        let wire = self.wire.as_ref()?;
         Some(Identity {
-            user: wire.user.clone()?,
+            user: self.user()?.to_owned(),
             database: self.database()?.to_owned(),
-            application_name: wire.application_name.clone(),
+            application_name: self.application_name().map(ToOwned::to_owned),
         })
     }
 

@@ -188,6 +188,54 @@ pub struct WireState {
     pub checkout: Option<Checkout>,
 }
 
+/// State of a session by the server's own word (`pg_stat_activity.state`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionState {
+    Active,
+    Idle,
+    InTransaction,
+    FailedTransaction,
+}
+
+/// What a server, or a pooler's console, says of one of its sessions when asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionSaid {
+    /// Who says so, as in the report's list of servers.
+    pub server: String,
+    pub backend_pid: Option<u32>,
+    pub user: Option<String>,
+    pub database: Option<String>,
+    pub application_name: Option<String>,
+    /// `None` where the role that asks may not see it, or a pooler does not know.
+    pub state: Option<SessionState>,
+    /// Since when it is in this state.
+    pub state_since: Option<MonoNanos>,
+    /// Since when its transaction is open.
+    pub xact_since: Option<MonoNanos>,
+    /// `wait_event_type` and `wait_event`: `Lock: relation`.
+    pub wait: Option<String>,
+    pub statement: Option<Statement>,
+    /// A walsender.
+    pub replication: bool,
+    /// Holds an advisory lock outside of a transaction.
+    pub advisory_lock: bool,
+}
+
+/// How much of a server or pooler is in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerUse {
+    /// Its address as it was asked.
+    pub server: String,
+    /// Its own words: `PostgreSQL 15.3`.
+    pub version: String,
+    /// Client sessions, without the one that asks.
+    pub sessions: u64,
+    pub max_sessions: Option<u64>,
+    /// Of these, kept for superusers and the like.
+    pub reserved: Option<u64>,
+}
+
 /// Which event of a connection a stack was taken at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -274,6 +322,11 @@ pub enum Event {
     /// So many bytes had come from the server and were not read by the process when it was looked
     /// at. Looked at only while the server owes an answer; zero is told only after more than zero.
     Unread { at: MonoNanos, conn: ConnId, bytes: u64 },
+    /// A server says this of its end of the connection, or (`None`) that it has no such session
+    /// any more. `at` is before it was asked.
+    Session { at: MonoNanos, conn: ConnId, said: Option<Box<SessionSaid>> },
+    /// How much of a server is in use.
+    Server { at: MonoNanos, used: ServerUse },
     /// A stack of the connection, resolved. For [`StackEvent::LastUse`] `uses` is the value of
     /// [`WireState::uses`] it belongs to, for [`StackEvent::Acquire`] that of
     /// [`Checkout::count`]; zero for [`StackEvent::Open`].
@@ -298,6 +351,8 @@ impl Event {
             | Self::Close { at, .. }
             | Self::Wire { at, .. }
             | Self::Unread { at, .. }
+            | Self::Session { at, .. }
+            | Self::Server { at, .. }
             | Self::Stack { at, .. }
             | Self::Lost { at, .. }
             | Self::Tick { at } => *at,

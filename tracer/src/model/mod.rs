@@ -8,6 +8,7 @@ mod event;
 mod finding;
 mod process;
 mod rules;
+mod said;
 mod stacks;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,8 @@ mod words;
 pub use connection::{Connection, Opened, StackOf, Unread};
 pub use event::{
     Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,
-    ProcessSeen, Runtime, Stack, StackEvent, Statement, Symbol, TxStatus, WirePhase, WireState,
+    ProcessSeen, Runtime, ServerUse, SessionSaid, SessionState, Stack, StackEvent, Statement,
+    Symbol, TxStatus, WirePhase, WireState,
 };
 pub use finding::{Certainty, Finding, Span, Verdict};
 pub use process::{PathKey, PathUse, ProcId, Process};

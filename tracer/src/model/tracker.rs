@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use super::{
     connection::{Connection, Opened, StackOf, app_frame},
     event::{
-        ConnId, Event, Fd, MonoNanos, Pid, ProcessSeen, Stack, StackEvent, WirePhase, WireState,
+        ConnId, Event, Fd, MonoNanos, Pid, ProcessSeen, ServerUse, SessionSaid, Stack, StackEvent,
+        WirePhase, WireState,
     },
     finding::Finding,
     process::{Past, PathKey, ProcId, Process},
@@ -28,6 +29,8 @@ const MAX_PROCESSES: usize = 32_768;
 const MAX_ENDED: usize = 4_096;
 /// Frames of one stack; the outer ones beyond are cut.
 const MAX_FRAMES: usize = 512;
+/// Servers that say something; further ones are not kept.
+const MAX_SERVERS: usize = 64;
 /// Distinct reasons of loss; further ones are counted together.
 const MAX_REASONS: usize = 64;
 /// Closed connections are kept this long after anything alive could need them, for opens that
@@ -127,6 +130,7 @@ pub struct Tracker {
     by_pid: BTreeMap<Pid, ProcId>,
     next_process: u32,
     ended: Vec<Case>,
+    servers: BTreeMap<String, ServerUse>,
     lost: BTreeMap<String, u64>,
     anomalies: BTreeMap<Anomaly, u64>,
     totals: Totals,
@@ -144,6 +148,7 @@ impl Tracker {
             by_pid: BTreeMap::new(),
             next_process: 0,
             ended: Vec::new(),
+            servers: BTreeMap::new(),
             lost: BTreeMap::new(),
             anomalies: BTreeMap::new(),
             totals: Totals::default(),
@@ -165,6 +170,16 @@ impl Tracker {
     #[must_use]
     pub const fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// What servers said of themselves, by name.
+    pub fn servers(&self) -> impl Iterator<Item = &ServerUse> {
+        self.servers.values()
+    }
+
+    #[must_use]
+    pub fn server(&self, name: &str) -> Option<&ServerUse> {
+        self.servers.get(name)
     }
 
     /// Losses by reason.
@@ -229,6 +244,12 @@ impl Tracker {
                 self.wire(*at, *conn, *local_port, state);
             }
             Event::Unread { at, conn, bytes } => self.unread(*at, *conn, *bytes),
+            Event::Session { at, conn, said } => self.said(*at, *conn, said.as_deref()),
+            Event::Server { used, .. } => {
+                if self.servers.len() < MAX_SERVERS || self.servers.contains_key(&used.server) {
+                    self.servers.insert(used.server.clone(), used.clone());
+                }
+            }
             Event::Stack { conn, of, uses, stack, .. } => self.stack(*conn, *of, *uses, stack),
             Event::Lost { reason, total, .. } => self.lose(reason, *total),
             Event::Tick { .. } => self.tick(),
@@ -574,6 +595,13 @@ impl Tracker {
     fn unread(&mut self, at: MonoNanos, id: ConnId, bytes: u64) {
         match self.connections.get_mut(&id) {
             Some(conn) => conn.keep_unread(at, bytes),
+            None => self.count(Anomaly::UnknownConnection),
+        }
+    }
+
+    fn said(&mut self, at: MonoNanos, id: ConnId, said: Option<&SessionSaid>) {
+        match self.connections.get_mut(&id) {
+            Some(conn) => conn.keep_said(at, said),
             None => self.count(Anomaly::UnknownConnection),
         }
     }

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     BlameRow, Capture, CaptureHeader, ConnectionRow, ConnectionState, Ending, FindingRow, FrameRow,
-    Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, StackRow, Tool,
+    Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, SaidRow, ServerRow, StackRow, Tool,
 };
 use crate::model::{
-    ConnId, Connection, Finding, MonoNanos, Peer, Process, Span, Stack, StackEvent, Statement,
-    Tracker, TxStatus, WirePhase,
+    ConnId, Connection, Finding, MonoNanos, Peer, Process, ServerUse, SessionState, Span, Stack,
+    StackEvent, Statement, Tracker, TxStatus, WirePhase,
 };
 
 const MILLI: u64 = 1_000_000;
@@ -58,6 +58,7 @@ impl Report {
                     .collect(),
                 coverage,
                 incomplete: ending.incomplete.clone(),
+                servers: tracker.servers().map(server_row).collect(),
             },
             processes: processes(tracker, &findings),
             findings: (1..)
@@ -141,11 +142,11 @@ fn finding_row(tracker: &Tracker, id: u32, finding: &Finding) -> FindingRow {
         held_ms: finding.held.map(millis),
         silent_ms: millis(finding.silent),
         growth_per_minute: finding.growth_per_minute,
-        exhausted_in_ms: None,
+        exhausted_in_ms: exhausted_in(tracker, finding, &members),
         ended_by_exit: finding.ended_by_exit as u64,
         peer: agreed(&members, |conn| Some(peer(&conn.opened.peer))),
         database: agreed(&members, |conn| conn.database().map(ToOwned::to_owned)),
-        user: agreed(&members, |conn| conn.wire.as_ref()?.user.clone()),
+        user: agreed(&members, |conn| conn.user().map(ToOwned::to_owned)),
         last_statement: members.iter().find_map(|conn| last_statement(conn)),
         evidence: finding.evidence.clone(),
         hint: finding.hint.clone(),
@@ -204,10 +205,10 @@ fn connection_row(
         fd: conn.opened.fd.0,
         peer: peer(&conn.opened.peer),
         local_port: conn.local_port,
-        user: wire.and_then(|wire| wire.user.clone()),
+        user: conn.user().map(ToOwned::to_owned),
         database: conn.database().map(ToOwned::to_owned),
-        application_name: wire.and_then(|wire| wire.application_name.clone()),
-        backend_pid: wire.and_then(|wire| wire.backend_pid),
+        application_name: conn.application_name().map(ToOwned::to_owned),
+        backend_pid: conn.backend_pid(),
         tls: match conn.phase() {
             WirePhase::Ready => Some(false),
             WirePhase::Encrypted => Some(true),
@@ -219,6 +220,13 @@ fn connection_row(
         statements: wire.filter(|_| readable).map(|wire| wire.statements),
         last_statement: last_statement(conn),
         checked_out: conn.pool_checkout().map(|checkout| checkout.held),
+        server: conn.said_now().map(|said| SaidRow {
+            server: said.server.clone(),
+            state: said.state.map(said_state),
+            state_ms: said.state_since.map(|since| at.since(since) / MILLI),
+            transaction_ms: said.xact_since.map(|since| at.since(since) / MILLI),
+            wait: said.wait.clone(),
+        }),
     }
 }
 
@@ -237,8 +245,38 @@ fn state(conn: &Connection, ended: bool) -> Option<ConnectionState> {
     })
 }
 
+fn said_state(state: SessionState) -> ConnectionState {
+    match state {
+        SessionState::Active => ConnectionState::Active,
+        SessionState::Idle => ConnectionState::Idle,
+        SessionState::InTransaction => ConnectionState::IdleInTransaction,
+        SessionState::FailedTransaction => ConnectionState::IdleInTransactionAborted,
+    }
+}
+
+fn server_row(used: &ServerUse) -> ServerRow {
+    ServerRow {
+        server: used.server.clone(),
+        version: used.version.clone(),
+        sessions: used.sessions,
+        max_sessions: used.max_sessions,
+        reserved_sessions: used.reserved,
+    }
+}
+
+/// Milliseconds until a finding that goes on growing has taken the last of its server's sessions.
+fn exhausted_in(tracker: &Tracker, finding: &Finding, members: &[&Connection]) -> Option<u64> {
+    let per_minute = finding.growth_per_minute.filter(|growth| *growth > 0.0)?;
+    let name = agreed(members, |conn| conn.said().map(|said| said.server.clone()))?;
+    let used = tracker.server(&name)?;
+    let usable = used.max_sessions?.saturating_sub(used.reserved.unwrap_or(0));
+    let free = usable.saturating_sub(used.sessions);
+    // A cast from f64 saturates.
+    Some((free as f64 * 60_000.0 / per_minute) as u64)
+}
+
 fn last_statement(conn: &Connection) -> Option<String> {
-    match conn.wire.as_ref()?.last_statement.as_ref()? {
+    match conn.statement()? {
         Statement::Sql { text, cut: false } => Some(text.clone()),
         Statement::Sql { text, cut: true } => Some(format!("{text} …")),
         Statement::Prepared { name } => {

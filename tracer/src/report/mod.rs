@@ -93,6 +93,21 @@ pub struct Capture {
     pub anomalies: BTreeMap<String, u64>,
     pub coverage: Vec<String>,
     pub incomplete: Option<String>,
+    /// The servers that were asked and answered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<ServerRow>,
+}
+
+/// How much of a server is in use, by its own word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerRow {
+    pub server: String,
+    pub version: String,
+    /// Client sessions, ours not counted.
+    pub sessions: u64,
+    pub max_sessions: Option<u64>,
+    /// Of these, kept for superusers and the like.
+    pub reserved_sessions: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -221,6 +236,22 @@ pub struct ConnectionRow {
     pub last_statement: Option<String>,
     /// Out of an observed pool; `None` where no pool is observed.
     pub checked_out: Option<bool>,
+    /// What the server says of its present state; only where one was asked and knows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<SaidRow>,
+}
+
+/// A server's word on a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SaidRow {
+    /// Which of the servers says so.
+    pub server: String,
+    pub state: Option<ConnectionState>,
+    /// Since it is in that state.
+    pub state_ms: Option<u64>,
+    /// Since its transaction is open.
+    pub transaction_ms: Option<u64>,
+    pub wait: Option<String>,
 }
 
 /// The command's exit code for a report: 0 nothing found, 1 findings, 2 not everything was seen

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, io};
 
 use super::{
-    BlameRow, FindingRow, FrameRow, Millis, ProcessRow, Report, StackRow,
+    BlameRow, FindingRow, FrameRow, Millis, ProcessRow, Report, ServerRow, StackRow,
     escape::{cut_middle, escape, width},
 };
 use crate::model::{Certainty, FrameKind, StackEvent, Verdict, duration};
@@ -114,7 +114,11 @@ impl Page<'_> {
         }
         self.line("silent for", &span_words(finding.silent_ms))?;
         if let Some(growth) = finding.growth_per_minute {
-            self.line("growing", &format!("{growth:.1} a minute"))?;
+            let left = finding.exhausted_in_ms.map_or_else(String::new, |millis| {
+                let left = duration(millis.saturating_mul(1_000_000));
+                format!("; at this rate the server has none left in {left}")
+            });
+            self.line("growing", &format!("{growth:.1} a minute{left}"))?;
         }
         if let Some(statement) = &finding.last_statement {
             self.line("last query", statement)?;
@@ -265,6 +269,11 @@ impl Page<'_> {
                 capture.connections_seen.saturating_sub(capture.connections_closed),
             ),
         )?;
+        let mut label = "servers";
+        for server in &report.capture.servers {
+            self.line(label, &use_words(server))?;
+            label = "";
+        }
         let mut label = "processes";
         for process in &report.processes {
             let name = process.comm.as_deref().unwrap_or("unknown");
@@ -359,6 +368,18 @@ fn server_words(finding: &FindingRow) -> Option<String> {
         words += &format!(", user {user}");
     }
     Some(words)
+}
+
+fn use_words(server: &ServerRow) -> String {
+    let mut words = format!("{} ({}): {}", server.server, server.version, server.sessions);
+    if let Some(max) = server.max_sessions {
+        words += &format!(" of {max}");
+    }
+    words += " connections in use";
+    if let Some(reserved) = server.reserved_sessions {
+        words += &format!(", {reserved} reserved");
+    }
+    words
 }
 
 fn span_words(span: Millis) -> String {

@@ -7,6 +7,7 @@
 mod error;
 mod looks;
 mod programs;
+mod servers;
 mod standby;
 mod targets;
 
@@ -18,18 +19,19 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracer_ebpf::config::{Config, Offsets};
 
-use self::looks::Look;
 pub use self::{
     error::SessionError,
     programs::{ProbeStatus, Programs},
     targets::Targets,
 };
+use self::{looks::Look, servers::Servers};
 use crate::{
     host::{clock, proc::ProcFs},
     ingest::{Ingest, raw_stack},
     loader::{Bounds, CopiedStack, Kernel},
     model::{ConnId, Connection, Event, MonoNanos, Settings, StackEvent, Tracker},
     pools::Catalogue,
+    server::Target,
     symbolize::Symbolizer,
 };
 
@@ -60,6 +62,8 @@ pub struct Options {
     pub targets: Targets,
     pub settings: Settings,
     pub bounds: Bounds,
+    /// Servers to ask for their side.
+    pub servers: Vec<Target>,
     /// Level of the kernel side's diagnostics; 0 is off.
     pub log_level: u8,
 }
@@ -83,6 +87,7 @@ pub struct Session {
     ports: Vec<u16>,
     any_unix_port: bool,
     settings: Settings,
+    servers: Servers,
     /// Connections whose stack of an event could not be had, so that it is not tried again.
     given_up: HashSet<(ConnId, StackEvent, u64)>,
     /// Processes that had connections.
@@ -113,6 +118,8 @@ impl Session {
         sink: &mut dyn Sink,
     ) -> Result<Self, SessionError> {
         let proc = ProcFs::at("/proc");
+        // They answer while the rest is made ready.
+        let servers = Servers::start(options.servers);
         let targets = options.targets;
         let mut ports = [0; tracer_ebpf::limits::MAX_PORTS];
         for (slot, port) in ports.iter_mut().zip(&options.ports) {
@@ -141,6 +148,7 @@ impl Session {
             ports: options.ports,
             any_unix_port: options.any_unix_port,
             settings: options.settings,
+            servers,
             given_up: HashSet::new(),
             seen: BTreeMap::new(),
             ended: BTreeSet::new(),
@@ -203,6 +211,7 @@ impl Session {
     pub fn coverage(&self) -> Vec<String> {
         let mut lines = self.coverage.clone();
         lines.extend(self.programs.notes());
+        lines.extend(self.servers.notes());
         lines
     }
 
@@ -277,6 +286,7 @@ impl Session {
     ///
     /// When the sink fails.
     pub fn finish(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
+        self.ask_servers_last();
         self.verify(sink)?;
         // However short the time since the last one was.
         self.looked_at = MonoNanos(0);
@@ -303,6 +313,7 @@ impl Session {
         self.flush(sink)?;
         self.resolve(at, sink)?;
         self.look_for_unread(sink)?;
+        self.look_at_servers(sink)?;
         self.ticks += 1;
         if self.ticks.is_multiple_of(TICKS_PER_CHECK) {
             self.verify(sink)?;

@@ -19,8 +19,13 @@ const CHECKS_BEFORE_STANDBY: u32 = 6;
 impl Session {
     /// Whether any process talks to PostgreSQL, or may soon because a server is on this host.
     pub(super) fn is_something_to_watch(&self) -> bool {
-        sockets::is_served(&self.proc, &self.ports, self.any_unix_port)
-            || !sockets::list(&self.proc, &self.ports, self.any_unix_port).sockets.is_empty()
+        if sockets::is_served(&self.proc, &self.ports, self.any_unix_port) {
+            return true;
+        }
+        let own = self.proc.socket_fds(Pid(std::process::id()));
+        let is_own = |inode| own.iter().any(|(_, own)| *own == inode);
+        let listing = sockets::list(&self.proc, &self.ports, self.any_unix_port);
+        listing.sockets.iter().any(|socket| !is_own(socket.inode))
     }
 
     /// Watches system calls from here on and takes in the connections that exist.

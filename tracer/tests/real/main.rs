@@ -16,6 +16,7 @@ mod go;
 mod losses;
 mod node;
 mod python;
+mod server;
 mod standby;
 mod vm;
 

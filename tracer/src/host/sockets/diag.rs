@@ -73,6 +73,7 @@ const BUFFER: usize = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tcp {
     pub state: u8,
+    pub local: IpAddr,
     pub local_port: u16,
     pub peer: IpAddr,
     pub peer_port: u16,
@@ -263,17 +264,23 @@ fn parse_tcp(message: &[u8]) -> Option<Tcp> {
         state: *fixed.get(1)?,
         local_port: u16::from_be_bytes(bytes_at(fixed, 4)?),
         peer_port: u16::from_be_bytes(bytes_at(fixed, 6)?),
-        peer: match *fixed.first()? {
-            AF_INET => Ipv4Addr::from(bytes_at::<4>(fixed, 24)?).into(),
-            AF_INET6 => Ipv6Addr::from(bytes_at::<16>(fixed, 24)?).into(),
-            _ => return None,
-        },
+        local: address(fixed, 8)?,
+        peer: address(fixed, 24)?,
         cookie: cookie(fixed, 44)?,
         inode: u32::from_ne_bytes(bytes_at(fixed, 68)?),
         last_send_ms: ago(TCPI_LAST_DATA_SENT),
         last_recv_ms: ago(TCPI_LAST_DATA_RECV),
         queued: u32::from_ne_bytes(bytes_at(fixed, 56)?),
     })
+}
+
+/// An address of `struct inet_diag_sockid`, in the message's family.
+fn address(fixed: &[u8], at: usize) -> Option<IpAddr> {
+    match *fixed.first()? {
+        AF_INET => Some(Ipv4Addr::from(bytes_at::<4>(fixed, at)?).into()),
+        AF_INET6 => Some(Ipv6Addr::from(bytes_at::<16>(fixed, at)?).into()),
+        _ => None,
+    }
 }
 
 /// `struct unix_diag_msg` and its attributes.

@@ -1,7 +1,7 @@
 //! `idle in transaction`: the server's last word was an open transaction, and then silence.
 //!
-//! May import the model only. The state is the server's own (ReadyForQuery `T` or `E`), so no pool
-//! has to be known.
+//! May import the model only. The state is the server's own (ReadyForQuery `T` or `E`, or its answer
+//! when it was asked), so no pool has to be known.
 
 use super::{Case, Grounds, Rule, Scene};
 use crate::model::{
@@ -28,8 +28,12 @@ impl Rule for IdleInTransaction {
             .then_some(Grounds::Transaction { status, given_back })
     }
 
-    fn held_since(&self, _conn: &Connection) -> Option<MonoNanos> {
-        None
+    fn held_since(&self, conn: &Connection) -> Option<MonoNanos> {
+        conn.transaction_since()
+    }
+
+    fn lost_since(&self, conn: &Connection) -> MonoNanos {
+        conn.last_byte()
     }
 
     fn certainty(&self, _settings: Settings, _group: &[Case]) -> Certainty {
@@ -43,6 +47,22 @@ impl Rule for IdleInTransaction {
             count(group.len(), "connection", "connections"),
             duration(settings.threshold),
         )];
+        let said = group.iter().filter(|case| case.conn.state_is_said()).count();
+        if said > 0 {
+            evidence.push(format!(
+                "Of {said} of them the server itself was asked, because the wire did not tell."
+            ));
+        }
+        let open = group
+            .iter()
+            .filter_map(|case| Some(case.at.since(case.conn.transaction_since()?)))
+            .max();
+        if let Some(open) = open {
+            evidence.push(format!(
+                "The server says that the longest of these transactions has been open for {}.",
+                duration(open)
+            ));
+        }
         let of = |wanted: fn(&Grounds) -> bool| {
             group.iter().filter(|case| wanted(&case.grounds)).count()
         };

@@ -23,7 +23,8 @@ impl Rule for LongQuery {
     fn check(&self, scene: &Scene, conn: &Connection) -> Option<Grounds> {
         // An answer that waits unread is no work, for however short a time it does.
         let running = conn.awaits_answer() && conn.unread().is_none();
-        let known = conn.wire.as_ref().is_some_and(|wire| wire.active == Some(true));
+        let known = conn.wire.as_ref().is_some_and(|wire| wire.active == Some(true))
+            || conn.state_is_said();
         (running && scene.is_silent(conn)).then_some(Grounds::Active { known })
     }
 
@@ -38,12 +39,25 @@ impl Rule for LongQuery {
     }
 
     fn evidence(&self, settings: Settings, group: &[Case]) -> Vec<String> {
-        vec![format!(
+        let mut evidence = vec![format!(
             "The server owes an answer on {} for more than {}: work, or a wait for a lock, not a \
              leak.",
             count(group.len(), "connection", "connections"),
             duration(settings.threshold),
-        )]
+        )];
+        let locked = group.iter().filter(|case| {
+            let wait = case.conn.said_now().and_then(|said| said.wait.as_deref());
+            wait.is_some_and(|wait| wait.starts_with("Lock: "))
+        });
+        let locked = locked.count();
+        if locked > 0 {
+            evidence.push(format!(
+                "The server says that {locked} of {} {} for a lock.",
+                group.len(),
+                if locked == 1 { "waits" } else { "wait" },
+            ));
+        }
+        evidence
     }
 
     fn hint(&self) -> &'static str {

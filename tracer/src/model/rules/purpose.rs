@@ -16,8 +16,20 @@ pub(super) fn is_pooler(process: &Process) -> bool {
 
 /// Nobody expects this connection to speak: it listens, keeps a lock, or streams.
 pub(in crate::model) fn is_silent_on_purpose(conn: &Connection) -> bool {
-    let Some(wire) = &conn.wire else { return false };
-    wire.listening || wire.advisory_lock || wire.copy || wire.replication || took_lock(conn)
+    let seen = conn
+        .wire
+        .as_ref()
+        .is_some_and(|wire| wire.listening || wire.advisory_lock || wire.copy || wire.replication);
+    let said = || conn.said_now().is_some_and(|said| said.replication || said.advisory_lock);
+    seen || said() || took_lock(conn) || listened(conn)
+}
+
+/// The server's word on the last statement is that it was a LISTEN; where the wire is read, the
+/// kernel side has kept that.
+fn listened(conn: &Connection) -> bool {
+    let said = conn.said_now().and_then(|said| said.statement.as_ref());
+    let Some(Statement::Sql { text, .. }) = said else { return false };
+    text.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("listen "))
 }
 
 /// The last statement takes a session-level advisory lock somewhere in its text, where the kernel
@@ -38,5 +50,5 @@ pub(super) fn is_back_in_pool(conn: &Connection) -> bool {
 }
 
 fn statement(conn: &Connection) -> Option<&Statement> {
-    conn.wire.as_ref()?.last_statement.as_ref()
+    conn.statement()
 }
