@@ -8,6 +8,10 @@
     reason = "helpers of tests may panic; clippy knows only the test functions as tests"
 )]
 
+#[path = "streams/pool_properties.rs"]
+mod pool_properties;
+#[path = "streams/pools.rs"]
+mod pools;
 #[path = "streams/properties.rs"]
 mod properties;
 #[path = "streams/scenarios.rs"]
@@ -153,6 +157,52 @@ fn the_server_says_that_a_transaction_is_open() {
 #[test]
 fn unused_connections_of_a_pool_that_opens_on_demand_are_found() {
     finds("never_used", Verdict::NeverUsed, Certainty::Strong, 2, Some("warmUp"));
+}
+
+#[test]
+fn a_return_inside_a_transaction_is_proven_by_the_pool_and_the_server() {
+    let verdict = Verdict::ReturnedInTransaction;
+    let reserve = Some("main.(*stock).reserve");
+    finds("returned_in_transaction", verdict, Certainty::Proven, 3, reserve);
+    let why = &scenario("returned_in_transaction").findings[0].evidence;
+    assert!(why.iter().any(|why| why.contains("1 of them went out again")), "{why:?}");
+}
+
+#[test]
+fn pools_that_are_made_again_and_again_are_found_by_the_line_that_opens() {
+    let verdict = Verdict::AbandonedPool;
+    finds("abandoned_pool", verdict, Certainty::Strong, 8, Some("main.rate"));
+    finds("abandoned_pool_filled", verdict, Certainty::Strong, 24, None);
+    finds("abandoned_pool_by_threads", verdict, Certainty::Suspected, 24, None);
+    finds("abandoned_pool_of_the_driver", verdict, Certainty::Suspected, 9, None);
+}
+
+#[test]
+fn what_was_taken_before_the_probes_were_there_is_suspected() {
+    let total = Some("main.(*billing).total");
+    finds("leak_before_the_probes", Verdict::Leak, Certainty::Suspected, 3, total);
+}
+
+#[test]
+fn suspicions_from_before_stand_with_the_certain_finding() {
+    let report = scenario("leak_with_suspicions_from_before");
+    let certain: Vec<_> = report.findings.iter().map(|finding| finding.certainty).collect();
+    assert_eq!(certain[0], Certainty::Proven);
+    assert!(certain.len() > 1 && certain[1..].iter().all(|c| *c == Certainty::Suspected));
+    let text = text(&report, TextOptions::default());
+    assert_eq!(text.matches("LEAK: ").count(), 1, "{text}");
+    assert!(text.contains("more connections of this process have been silent"), "{text}");
+}
+
+#[test]
+fn the_time_until_the_pool_is_empty_is_told_where_its_size_is_known() {
+    let mut report = scenario("leak_observed");
+    let without = text(&report, TextOptions::default());
+    report.findings[0].pool_max = Some(20);
+    report.findings[0].exhausted_in_ms = Some(180_000);
+    let with = text(&report, TextOptions::default());
+    assert!(!without.contains("is empty in"));
+    assert!(with.contains("at this pace the pool of 20 is empty in 3 min 0 s"), "{with}");
 }
 
 #[test]

@@ -35,6 +35,23 @@ pub struct StackOf {
     pub stack: Arc<Stack>,
 }
 
+/// A return to the pool while the server said that a transaction is open, which nothing was seen to
+/// end since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeftOpen {
+    /// The first such return.
+    pub since: MonoNanos,
+    /// The last one.
+    last: MonoNanos,
+    /// Returns like this seen so far.
+    pub times: u64,
+    /// The pool gave it out again before anything was sent: somebody is inside a transaction that
+    /// is not his own.
+    pub inherited: bool,
+    /// Bytes sent until the last return.
+    sent: u64,
+}
+
 /// Bytes of the server's that wait for the process to read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unread {
@@ -70,6 +87,9 @@ pub struct Connection {
     last_use: Option<StackOf>,
     unread: Option<Unread>,
     pub(super) said: Option<Said>,
+    left_open: Option<LeftOpen>,
+    /// Acquire and last use of whoever gave it back like that, kept when it went out again.
+    left_by: [Option<StackOf>; 2],
     /// Number of (process, descriptor) pairs that refer to it.
     pub(super) holders: u32,
     /// First time it was seen used.
@@ -80,6 +100,8 @@ pub struct Connection {
     pub(super) followed: bool,
     /// It looked lost once and was used again.
     pub(super) refuted: bool,
+    /// It was silent past the threshold once, and was used again.
+    pub(super) woke: bool,
 }
 
 impl Connection {
@@ -96,11 +118,14 @@ impl Connection {
             last_use: None,
             unread: None,
             said: None,
+            left_open: None,
+            left_by: [None, None],
             holders: 0,
             used_at: None,
             paths: Vec::new(),
             followed: false,
             refuted: false,
+            woke: false,
         }
     }
 
@@ -232,6 +257,50 @@ impl Connection {
         (idle && matches!(status, TxStatus::InTransaction | TxStatus::Failed)).then_some(status)
     }
 
+    /// It went back to its pool inside a transaction that is still open.
+    #[must_use]
+    pub const fn left_open(&self) -> Option<LeftOpen> {
+        self.left_open
+    }
+
+    /// Takes in what a new state says about returns inside a transaction.
+    pub(super) fn note_return(&mut self, before: Option<&WireState>) {
+        let known = self.left_open;
+        if known.is_none_or(|known| !known.inherited) {
+            let uses = before.map(|wire| wire.uses);
+            let count = before.and_then(|wire| Some(wire.checkout.as_ref()?.count));
+            let of = |kept: &Option<StackOf>, number: Option<u64>| {
+                kept.clone().filter(|kept| Some(kept.uses) == number)
+            };
+            self.left_by = [of(&self.acquire, count), of(&self.last_use, uses)];
+        }
+        let open = |status| matches!(status, TxStatus::InTransaction | TxStatus::Failed);
+        let Some(wire) = self.wire.as_ref().filter(|wire| wire.status.is_some_and(open)) else {
+            self.left_open = None;
+            return;
+        };
+        let (sent, spoke) = (wire.bytes_sent, self.last_byte());
+        let Some(checkout) = self.pool_checkout() else { return };
+        self.left_open = match (checkout.held, checkout.released_at) {
+            // Bytes after the return are the pool's own: it may be about to end the transaction.
+            (false, Some(back)) if self.active() == Some(false) && spoke <= back => match known {
+                Some(known) if known.last == back => Some(known),
+                known => Some(LeftOpen {
+                    since: known.map_or(back, |known| known.since),
+                    last: back,
+                    times: known.map_or(0, |known| known.times) + 1,
+                    inherited: known.is_some_and(|known| known.inherited),
+                    sent,
+                }),
+            },
+            (true, _) => known
+                // What was sent between two looks may have ended it and begun another.
+                .filter(|known| known.inherited || known.sent == sent)
+                .map(|known| LeftOpen { inherited: true, ..known }),
+            _ => None,
+        };
+    }
+
     /// The checkout, when a real pool's probes see it.
     #[must_use]
     pub fn pool_checkout(&self) -> Option<&super::event::Checkout> {
@@ -316,22 +385,43 @@ impl Connection {
         }
     }
 
-    /// The application's innermost frame, and the event whose stack it is on.
-    #[must_use]
-    pub fn blame(&self) -> Option<(StackEvent, &Frame)> {
-        self.blame_order().into_iter().find_map(|of| Some((of, app_frame(self.stack(of)?)?)))
-    }
-
     /// The stacks there are, the one to read first at the front.
     #[must_use]
     pub fn stacks(&self) -> Vec<(StackEvent, &Stack)> {
         self.blame_order().into_iter().filter_map(|of| Some((of, self.stack(of)?))).collect()
     }
 
+    /// The same, with that of its opening at the front.
+    pub(super) fn stacks_of_opening(&self) -> Vec<(StackEvent, &Stack)> {
+        let mut stacks = self.stacks();
+        stacks.sort_by_key(|(of, _)| *of != StackEvent::Open);
+        stacks
+    }
+
+    /// The stacks of whoever gave it back inside a transaction.
+    pub(super) fn stacks_of_return(&self) -> Vec<(StackEvent, &Stack)> {
+        if self.left_open.is_none_or(|left| !left.inherited) {
+            return self.stacks();
+        }
+        let of = [StackEvent::Acquire, StackEvent::LastUse];
+        let kept = of.into_iter().zip(&self.left_by);
+        kept.filter_map(|(of, kept)| Some((of, &*kept.as_ref()?.stack))).collect()
+    }
+
+    /// The path that opened it.
+    pub(super) fn open_path(&self) -> Option<PathKey> {
+        app_frame(self.stack(StackEvent::Open)?).and_then(PathKey::of)
+    }
+
     /// The path of the present use.
     pub(super) fn use_path(&self) -> Option<PathKey> {
         app_frame(self.stack(StackEvent::LastUse)?).and_then(PathKey::of)
     }
+}
+
+/// The application's innermost frame of the first stack that shows one.
+pub(super) fn blamed<'a>(stacks: &[(StackEvent, &'a Stack)]) -> Option<(StackEvent, &'a Frame)> {
+    stacks.iter().find_map(|(of, stack)| Some((*of, app_frame(stack)?)))
 }
 
 /// The innermost frame of the application's own that has a name.

@@ -19,6 +19,12 @@ pub enum Verdict {
     /// Silent inside an open transaction.
     #[serde(rename = "idle in transaction")]
     IdleInTransaction,
+    /// Given back to its pool inside an open transaction.
+    #[serde(rename = "returned in transaction")]
+    ReturnedInTransaction,
+    /// Of a pool that nothing uses any more, while new pools keep being made.
+    #[serde(rename = "abandoned pool")]
+    AbandonedPool,
     /// Opened and never used.
     #[serde(rename = "never used")]
     NeverUsed,
@@ -40,6 +46,8 @@ impl Verdict {
         match self {
             Self::Leak => "leak",
             Self::IdleInTransaction => "idle in transaction",
+            Self::ReturnedInTransaction => "returned in transaction",
+            Self::AbandonedPool => "abandoned pool",
             Self::NeverUsed => "never used",
             Self::LongQuery => "long query",
         }
@@ -118,8 +126,15 @@ pub struct Finding {
     pub silent: Span,
     /// New ones per minute since the first of them; `None` when too few to tell.
     pub growth_per_minute: Option<f64>,
+    /// The pool's maximum, where known.
+    pub pool_max: Option<u32>,
+    /// Until the pool has no connection left at the pace of all findings that take from it, in
+    /// nanoseconds; `None` while its maximum or the pace is unknown.
+    pub exhausted_in: Option<u64>,
     /// Of these, connections whose process ended first.
     pub ended_by_exit: usize,
+    /// Of these, connections from before the watch began or before the pool was observed.
+    pub from_before: usize,
     /// Why we say so: sentences.
     pub evidence: Vec<String>,
     /// What to do: one sentence.

@@ -15,7 +15,7 @@ mod tests;
 mod tracker;
 mod words;
 
-pub use connection::{Connection, Opened, StackOf, Unread};
+pub use connection::{Connection, LeftOpen, Opened, StackOf, Unread};
 pub use event::{
     Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,
     ProcessSeen, Runtime, ServerUse, SessionSaid, SessionState, Stack, StackEvent, Statement,

@@ -82,6 +82,8 @@ pub struct Process {
     pub pid: Pid,
     /// What is known about it; after `fork` the parent's until its own is known.
     pub seen: Option<ProcessSeen>,
+    /// Since when a pool of it is observed; what was taken before was not seen.
+    pub(super) observed_since: Option<MonoNanos>,
     /// [`seen`](Self::seen) is its own, not its parent's.
     pub(super) seen_directly: bool,
     /// When it ended, if it did.
@@ -104,6 +106,7 @@ impl Process {
             id,
             pid,
             seen,
+            observed_since: None,
             seen_directly: false,
             ended_at: None,
             opened: 0,
@@ -126,6 +129,21 @@ impl Process {
     #[must_use]
     pub fn is_observed(&self) -> bool {
         self.seen.as_ref().is_some_and(|seen| seen.pools.iter().any(|pool| pool.observed))
+    }
+
+    /// The connection was opened before the probes of this process's pool were attached, so it may
+    /// have been taken from the pool before.
+    #[must_use]
+    pub fn opened_before_observed(&self, opened_at: MonoNanos) -> bool {
+        self.is_observed() && self.observed_since.is_some_and(|since| opened_at < since)
+    }
+
+    /// How many connections a pool of this process opens at the most; `None` when it is not known.
+    /// The one place where rules ask for it: what is learned of a pool's settings, from its memory
+    /// or from the user, is answered here.
+    #[must_use]
+    pub const fn max_open(&self, _pool: &str) -> Option<u32> {
+        None
     }
 
     /// What is known of the uses by a path.
@@ -166,6 +184,7 @@ impl Process {
 
     /// The image was replaced: the code and its pools are gone.
     pub(super) fn forget_code(&mut self) {
+        self.observed_since = None;
         self.paths.clear();
         self.past.clear();
     }

@@ -223,7 +223,7 @@ impl Tracker {
         self.now = self.now.max(event.at());
         self.totals.events += 1;
         match event {
-            Event::Process { pid, process, .. } => self.seen(*pid, process),
+            Event::Process { at, pid, process } => self.seen(*at, *pid, process),
             Event::Fork { at, parent, child } => self.fork(*at, *parent, *child),
             Event::Exec { at, pid, kept } => self.exec(*at, *pid, kept),
             Event::Exit { at, pid } => self.exit(*at, *pid),
@@ -274,7 +274,8 @@ impl Tracker {
             }
             for of in [StackEvent::Acquire, StackEvent::LastUse, StackEvent::Open] {
                 let Some(uses) = conn.missing(of) else { continue };
-                if of != StackEvent::Acquire || held {
+                // Whoever gave it back inside a transaction is the one who took it last.
+                if of != StackEvent::Acquire || held || conn.left_open().is_some() {
                     wanted.push((conn.id, of, uses));
                 }
             }
@@ -352,7 +353,7 @@ impl Tracker {
         Some(id)
     }
 
-    fn seen(&mut self, pid: Pid, seen: &ProcessSeen) {
+    fn seen(&mut self, at: MonoNanos, pid: Pid, seen: &ProcessSeen) {
         let Some(id) = self.process_of(pid) else { return };
         let Some(process) = self.processes.get_mut(&id) else { return };
         let other = process
@@ -365,10 +366,12 @@ impl Tracker {
         if other && process.opened > 0 && process.seen_directly {
             self.count(Anomaly::MissedExit);
             self.end(self.now, pid);
-            return self.seen(pid, seen);
+            return self.seen(at, pid, seen);
         }
         process.seen = Some(seen.clone());
         process.seen_directly = true;
+        let observed = process.is_observed();
+        process.observed_since = process.observed_since.or(Some(at)).filter(|_| observed);
     }
 
     fn fork(&mut self, at: MonoNanos, parent: Pid, child: Pid) {
@@ -385,7 +388,8 @@ impl Tracker {
         if parent.holds.is_empty() {
             return;
         }
-        let (holds, seen) = (parent.holds.clone(), parent.seen.clone());
+        let (holds, seen, since) =
+            (parent.holds.clone(), parent.seen.clone(), parent.observed_since);
         let Some(child) = self.process_of(child) else { return };
         for id in holds.values() {
             if let Some(conn) = self.connections.get_mut(id) {
@@ -395,6 +399,7 @@ impl Tracker {
         if let Some(child) = self.processes.get_mut(&child) {
             child.holds = holds;
             child.seen = child.seen.take().or(seen);
+            child.observed_since = child.observed_since.or(since);
         }
     }
 
@@ -557,14 +562,20 @@ impl Tracker {
             return self.count(Anomaly::UnknownConnection);
         };
         let refuted = self.refutes(conn, state);
+        let woke = state.uses > 0
+            && state.last_send.is_some_and(|sent| {
+                Some(sent) > conn.last_send() && conn.silence(sent) >= self.settings.threshold
+            });
         let path = conn
             .sampled_use()
             .and_then(|sampled| Some((sampled.uses, PathKey::of(app_frame(&sampled.stack)?)?)));
         let Some(conn) = self.connections.get_mut(&id) else { return };
         conn.local_port = local_port.or(conn.local_port);
-        conn.wire = Some(state.clone());
+        let before = conn.wire.replace(state.clone());
         conn.forget_read();
         conn.refuted |= refuted;
+        conn.woke |= woke;
+        conn.note_return(before.as_ref());
         let encrypted = state.phase == WirePhase::Encrypted;
         if conn.used_at.is_none() && (conn.used() == Some(true) || encrypted) {
             conn.used_at = Some(state.last_send.unwrap_or(at));

@@ -142,8 +142,11 @@ fn finding_row(tracker: &Tracker, id: u32, finding: &Finding) -> FindingRow {
         held_ms: finding.held.map(millis),
         silent_ms: millis(finding.silent),
         growth_per_minute: finding.growth_per_minute,
-        exhausted_in_ms: exhausted_in(tracker, finding, &members),
+        pool_max: finding.pool_max,
+        exhausted_in_ms: finding.exhausted_in.map(|nanos| nanos / MILLI),
+        server_exhausted_in_ms: server_exhausted_in(tracker, finding, &members),
         ended_by_exit: finding.ended_by_exit as u64,
+        from_before: finding.from_before as u64,
         peer: agreed(&members, |conn| Some(peer(&conn.opened.peer))),
         database: agreed(&members, |conn| conn.database().map(ToOwned::to_owned)),
         user: agreed(&members, |conn| conn.user().map(ToOwned::to_owned)),
@@ -265,7 +268,11 @@ fn server_row(used: &ServerUse) -> ServerRow {
 }
 
 /// Milliseconds until a finding that goes on growing has taken the last of its server's sessions.
-fn exhausted_in(tracker: &Tracker, finding: &Finding, members: &[&Connection]) -> Option<u64> {
+fn server_exhausted_in(
+    tracker: &Tracker,
+    finding: &Finding,
+    members: &[&Connection],
+) -> Option<u64> {
     let per_minute = finding.growth_per_minute.filter(|growth| *growth > 0.0)?;
     let name = agreed(members, |conn| conn.said().map(|said| said.server.clone()))?;
     let used = tracker.server(&name)?;

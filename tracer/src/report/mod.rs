@@ -156,9 +156,17 @@ pub struct FindingRow {
     pub held_ms: Option<Millis>,
     pub silent_ms: Millis,
     pub growth_per_minute: Option<f64>,
-    /// Until the pool or the server has no connection left; `None` while no maximum is known.
+    /// How many connections the pool opens at the most; `None` when it is not known.
+    pub pool_max: Option<u32>,
+    /// Until the pool has no connection left; `None` while its maximum or the pace is unknown.
     pub exhausted_in_ms: Option<u64>,
+    /// Until the server has none left; `None` unless it was asked.
+    pub server_exhausted_in_ms: Option<u64>,
     pub ended_by_exit: u64,
+    /// Connections from before the watch began or before the pool was observed. For text only: the
+    /// JSON tells it of each connection.
+    #[serde(skip)]
+    pub from_before: u64,
     /// Server, database and user of the connections, where they agree.
     pub peer: Option<String>,
     pub database: Option<String>,

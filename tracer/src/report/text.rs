@@ -47,7 +47,9 @@ pub fn write_text(
         page.nothing_found(report)?;
     }
     for finding in &report.findings {
-        page.finding(report, finding, options)?;
+        if !report.findings.iter().any(|main| folds(main, finding)) {
+            page.finding(report, finding, options)?;
+        }
     }
     page.watched(report)?;
     page.losses(report)
@@ -114,11 +116,15 @@ impl Page<'_> {
         }
         self.line("silent for", &span_words(finding.silent_ms))?;
         if let Some(growth) = finding.growth_per_minute {
-            let left = finding.exhausted_in_ms.map_or_else(String::new, |millis| {
+            let left = finding.server_exhausted_in_ms.map_or_else(String::new, |millis| {
                 let left = duration(millis.saturating_mul(1_000_000));
                 format!("; at this rate the server has none left in {left}")
             });
             self.line("growing", &format!("{growth:.1} a minute{left}"))?;
+        }
+        if let Some((max, exhausted)) = finding.pool_max.zip(finding.exhausted_in_ms) {
+            let left = duration(exhausted.saturating_mul(1_000_000));
+            self.line("", &format!("at this pace the pool of {max} is empty in {left}"))?;
         }
         if let Some(statement) = &finding.last_statement {
             self.line("last query", statement)?;
@@ -129,6 +135,10 @@ impl Page<'_> {
             label = "";
         }
         self.paragraph("what to do", &finding.hint)?;
+        let folded: Vec<_> = report.findings.iter().filter(|other| folds(finding, other)).collect();
+        if !folded.is_empty() && is_main(report, finding) {
+            self.paragraph("also", &folded_words(&folded))?;
+        }
         if options.stacks {
             for stack in &finding.stacks {
                 self.stack(stack)?;
@@ -330,6 +340,37 @@ impl Page<'_> {
     }
 }
 
+/// Whether a suspicion about connections from before is told with this finding, which is certain
+/// about the same process and so says what to look for first.
+fn folds(main: &FindingRow, other: &FindingRow) -> bool {
+    let certain = main.verdict.is_fault() && main.certainty > Certainty::Suspected;
+    let from_before = other.certainty == Certainty::Suspected
+        && other.verdict.is_fault()
+        && other.from_before == other.count;
+    certain && from_before && main.pid == other.pid && main.process == other.process
+}
+
+/// The first finding that folds what there is to fold of its process.
+fn is_main(report: &Report, finding: &FindingRow) -> bool {
+    let other = |main: &&FindingRow| report.findings.iter().any(|other| folds(main, other));
+    let mut mains = report.findings.iter().filter(|main| main.pid == finding.pid).filter(other);
+    mains.next().is_some_and(|main| main.id == finding.id)
+}
+
+fn folded_words(folded: &[&FindingRow]) -> String {
+    let ids: Vec<_> = folded.iter().map(|finding| finding.id.to_string()).collect();
+    let (have, number) = match folded.iter().map(|finding| finding.count).sum() {
+        1 => ("connection of this process has", 1),
+        n => ("connections of this process have", n),
+    };
+    format!(
+        "{number} more {have} been silent since before its pool was watched: suspected, see \
+         {} {} of the JSON report.",
+        if ids.len() == 1 { "finding" } else { "findings" },
+        ids.join(", "),
+    )
+}
+
 fn title(finding: &FindingRow) -> String {
     let connections = match finding.count {
         1 => "1 connection".to_owned(),
@@ -338,6 +379,8 @@ fn title(finding: &FindingRow) -> String {
     let words = match finding.verdict {
         Verdict::Leak => "taken and not given back",
         Verdict::IdleInTransaction => "silent in an open transaction",
+        Verdict::ReturnedInTransaction => "given back in a transaction",
+        Verdict::AbandonedPool => "in pools that nothing uses",
         Verdict::NeverUsed => "opened and never used",
         Verdict::LongQuery => "waiting for the server (no leak)",
     };

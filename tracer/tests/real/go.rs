@@ -82,6 +82,62 @@ fn rows_of_pgxpool_not_closed_are_found_by_line() {
 }
 
 #[test]
+fn connections_given_back_inside_a_transaction_are_found_by_line() {
+    is_found(
+        Kind::Go(Build::Plain, &["-max-idle", "13"]),
+        &["returned_in_transaction 5"],
+        &Expected {
+            verdict: "returned in transaction",
+            certainty: "proven",
+            count: 5,
+            function: Some("main.returnInTransaction"),
+            file: Some(("go/leaks.go", Some(leak_line("returned_in_transaction")))),
+            connections: 5,
+        },
+    );
+}
+
+#[test]
+fn transactions_ended_by_hand_before_the_return_are_not_reported() {
+    stays_silent(Kind::Go(Build::Plain, &["-max-idle", "13"]), &["ended_in_time 5"], 5);
+}
+
+fn abandoned(command: &str, shape: &str, function: &str, count: u64) {
+    is_found(
+        GO,
+        &["healthy rows 3", command],
+        &Expected {
+            verdict: "abandoned pool",
+            certainty: "strong",
+            count,
+            function: Some(function),
+            file: Some(("go/leaks.go", Some(leak_line(shape)))),
+            connections: usize::try_from(count).expect("small") + 1,
+        },
+    );
+}
+
+#[test]
+fn a_pool_for_each_request_is_found_by_the_line_that_opens_its_connection() {
+    abandoned("new_pool 17", "new_pool", "main.newPool", 17);
+}
+
+#[test]
+fn a_pgxpool_for_each_request_is_found_by_the_line_that_opens_its_connection() {
+    abandoned("new_pgxpool 17", "new_pgxpool", "main.newPgxpool", 17);
+}
+
+#[test]
+fn a_pool_for_each_request_that_is_closed_is_not_reported() {
+    stays_silent(GO, &["healthy rows 3", "closed_pool 17"], 1);
+}
+
+#[test]
+fn several_pools_made_at_the_start_are_not_reported() {
+    stays_silent(GO, &["several_pools 7", "healthy rows 3"], 8);
+}
+
+#[test]
 fn closed_rows_are_not_reported() {
     stays_silent(GO, &["healthy rows 11"], 1);
 }

@@ -1,7 +1,7 @@
 //! node-postgres: no probe sees its pool, so its leaks are inferred from the wire.
 
 use crate::common::client::{Kind, NODE};
-use crate::{Expected, is_found, stays_silent};
+use crate::{Expected, is_found, stays_silent, watch};
 
 /// Idle connections stay for good.
 const NO_IDLE_TIMEOUT: Kind = Kind::Node(r#"{"idleTimeoutMillis":0}"#);
@@ -78,6 +78,54 @@ fn clients_taken_and_never_used_are_found() {
             connections: 8,
         },
     );
+}
+
+#[test]
+fn a_transaction_given_back_open_is_found_by_the_server_s_word() {
+    is_found(
+        NODE,
+        &["returned_in_transaction 5"],
+        &Expected {
+            // That it went back leaves no trace on the wire.
+            verdict: "idle in transaction",
+            certainty: "proven",
+            count: 1,
+            function: Some("returnedInTransaction"),
+            file: Some(("node/leaks.js", None)),
+            connections: 1,
+        },
+    );
+}
+
+#[test]
+fn a_pool_for_each_request_is_suspected_where_the_driver_sent_the_query_itself() {
+    is_found(
+        NO_IDLE_TIMEOUT,
+        &["new_pool 17"],
+        &Expected {
+            verdict: "abandoned pool",
+            certainty: "suspected",
+            count: 17,
+            // Node connects and sends a first query from its event loop.
+            function: None,
+            file: None,
+            connections: 17,
+        },
+    );
+}
+
+#[test]
+fn a_pool_for_each_request_whose_clients_are_given_back_looks_like_a_leak_and_the_report_says_so() {
+    let seen = watch(NO_IDLE_TIMEOUT, &["new_pool_client 17"]);
+    let finding = seen.report.only_accusation();
+    assert_eq!((finding.verdict(), finding.count()), ("leak", 17), "{:#}", seen.report.0);
+    let said = finding.0["evidence"].to_string();
+    assert!(said.contains("create that pool once instead"), "{said}");
+}
+
+#[test]
+fn several_pools_made_at_the_start_are_not_reported() {
+    stays_silent(NO_IDLE_TIMEOUT, &["several_pools 7"], 7);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use tracer::model::{
     Event, Existing, Frame, FrameKind, Runtime, Stack, StackEvent, Statement, TxStatus, WirePhase,
 };
 
+use super::pools;
 use super::scene::{Conn, Scene, frame, ms, seen, stack};
 
 const NODE: u32 = 4_100;
@@ -54,6 +55,22 @@ pub const SCENARIOS: &[Scenario] = &[
     ("healthy_refill", healthy_refill),
     ("healthy_short_lived", healthy_short_lived),
     ("healthy_cancel_request", healthy_cancel_request),
+    ("returned_in_transaction", pools::returned_in_transaction),
+    ("abandoned_pool", pools::abandoned_pool),
+    ("abandoned_pool_filled", pools::abandoned_pool_filled),
+    ("abandoned_pool_by_threads", pools::abandoned_pool_by_threads),
+    ("abandoned_pool_of_the_driver", pools::abandoned_pool_of_the_driver),
+    ("leak_before_the_probes", pools::leak_before_the_probes),
+    ("leak_with_suspicions_from_before", pools::leak_with_suspicions_from_before),
+    ("healthy_returned", pools::healthy_returned),
+    ("healthy_pools_at_the_start", pools::healthy_pools_at_the_start),
+    ("healthy_pool_for_each_database", pools::healthy_pool_for_each_database),
+    ("healthy_pools_used_rarely", pools::healthy_pools_used_rarely),
+    ("healthy_pool_made_again", pools::healthy_pool_made_again),
+    ("healthy_pool_retires", pools::healthy_pool_retires),
+    ("healthy_pool_with_a_reserve", pools::healthy_pool_with_a_reserve),
+    ("healthy_pool_fills_slowly", pools::healthy_pool_fills_slowly),
+    ("healthy_before_the_probes", pools::healthy_before_the_probes),
 ];
 
 fn node(scene: &mut Scene) {

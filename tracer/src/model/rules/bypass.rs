@@ -104,8 +104,10 @@ fn is_candidate(process: &Process, conn: &Connection) -> bool {
         && !conn.peer_closed()
         && conn.pool_checkout().is_none()
         // Where a pool is observed, what its probes did not see is not the pool's, unless it was
-        // taken before the watch began.
-        && (!process.is_observed() || conn.opened.existing.is_some())
+        // taken before the watch began or before the probes were there.
+        && (!process.is_observed()
+            || conn.opened.existing.is_some()
+            || process.opened_before_observed(conn.opened.at))
         && conn.active() == Some(false)
         && !purpose::is_silent_on_purpose(conn)
         && !purpose::is_back_in_pool(conn)

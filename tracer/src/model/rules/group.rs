@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Case, RULES, Rule, lowers_certainty};
+use super::{Case, Grounds, RULES, Rule, lowers_certainty};
 use crate::model::{
+    connection::blamed,
     event::{MonoNanos, StackEvent},
-    finding::{Certainty, Finding, Span},
+    finding::{Certainty, Finding, Span, Verdict},
     process::{PathKey, ProcId, Process},
     tracker::Settings,
 };
@@ -33,7 +34,12 @@ pub(in crate::model) fn findings(
     for case in cases {
         let process = case.conn.owner;
         let pool = pool_of(&case, processes.get(&process));
-        let blame = case.conn.blame().and_then(|(_, frame)| PathKey::of(frame));
+        let stacks = RULES[case.rule].stacks(&case.conn);
+        let place = match &case.grounds {
+            Grounds::Abandoned(abandoned) => abandoned.place.clone(),
+            _ => None,
+        };
+        let blame = place.or_else(|| blamed(&stacks).and_then(|(_, frame)| PathKey::of(frame)));
         groups.entry((process, case.rule, pool, blame)).or_default().push(case);
     }
     let lost: u64 = lost
@@ -47,6 +53,7 @@ pub(in crate::model) fn findings(
             ..finding(settings, now, process, RULES[rule], group, lost)
         })
         .collect();
+    exhaust(&mut findings, processes);
     // Stable: equal ones stay in order of process, rule, pool and frame.
     findings.sort_by_key(|finding| {
         let fault = finding.verdict.is_fault();
@@ -64,6 +71,36 @@ fn pool_of(case: &Case, process: Option<&Process>) -> Option<String> {
         [pool] => Some(pool.name.clone()),
         _ => None,
     }
+}
+
+/// Fills in when a pool of known size has no connection left. All findings that keep connections
+/// out of a pool empty it together.
+fn exhaust(findings: &mut [Finding], processes: &BTreeMap<ProcId, Process>) {
+    let takes = |finding: &Finding| {
+        matches!(finding.verdict, Verdict::Leak | Verdict::IdleInTransaction | Verdict::NeverUsed)
+    };
+    let mut pools: BTreeMap<(ProcId, String), (usize, f64)> = BTreeMap::new();
+    for finding in findings.iter().filter(|finding| takes(finding)) {
+        let Some(pool) = finding.pool.clone() else { continue };
+        let (gone, pace) = pools.entry((finding.process, pool)).or_default();
+        *gone += finding.connections.len() - finding.ended_by_exit;
+        *pace += finding.growth_per_minute.unwrap_or(0.0);
+    }
+    for finding in findings.iter_mut().filter(|finding| takes(finding)) {
+        let Some(pool) = finding.pool.clone() else { continue };
+        finding.pool_max =
+            processes.get(&finding.process).and_then(|process| process.max_open(&pool));
+        finding.exhausted_in = finding
+            .pool_max
+            .zip(pools.get(&(finding.process, pool)))
+            .and_then(|(max, (gone, pace))| exhausted_in(max, *gone, *pace));
+    }
+}
+
+/// Time until a pool of `max`, of which `gone` are out for good, is empty at so many a minute.
+fn exhausted_in(max: u32, gone: usize, per_minute: f64) -> Option<u64> {
+    let left = u64::from(max).saturating_sub(gone as u64);
+    (per_minute > 0.0).then(|| (left as f64 * 60e9 / per_minute) as u64)
 }
 
 fn finding(
@@ -84,19 +121,27 @@ fn finding(
             group.len()
         ));
     }
-    let before = group.iter().filter(|case| case.conn.opened.existing.is_some()).count();
-    if before > 0 {
+    let existing = group.iter().filter(|case| case.conn.opened.existing.is_some()).count();
+    if existing > 0 {
         evidence.push(format!(
-            "{before} of {} existed before the watch began, so what happened then was not seen.",
+            "{existing} of {} existed before the watch began, so what happened then was not seen.",
             group.len()
         ));
     }
-    let blamed = group.iter().find_map(|case| {
-        case.conn.blame().map(|(of, frame)| (of, frame.clone(), case.conn.stacks()))
-    });
+    // One whose first stack shows the line, before one that has only another stack of it.
+    let blamed = group
+        .iter()
+        .filter_map(|case| {
+            let stacks = rule.stacks(&case.conn);
+            let (of, frame) = blamed(&stacks)?;
+            let first = stacks.first().is_some_and(|(first, _)| *first == of);
+            Some((first, (of, frame.clone(), stacks)))
+        })
+        .reduce(|best, other| if other.0 && !best.0 { other } else { best })
+        .map(|(_, blamed)| blamed);
     let stacks = blamed.as_ref().map_or_else(
         || {
-            let longest = group.iter().map(|case| case.conn.stacks());
+            let longest = group.iter().map(|case| rule.stacks(&case.conn));
             longest.max_by_key(Vec::len).unwrap_or_default()
         },
         |(_, _, stacks)| stacks.clone(),
@@ -110,7 +155,7 @@ fn finding(
                 .to_owned(),
         ),
         None => evidence.push("No stack was taken for it, so no line can be blamed.".to_owned()),
-        Some((StackEvent::Open, _)) => evidence.push(
+        Some((StackEvent::Open, _)) if rule.verdict() != Verdict::AbandonedPool => evidence.push(
             "The line is where the connection was opened; who used it last is not on a stack."
                 .to_owned(),
         ),
@@ -143,7 +188,10 @@ fn finding(
         held,
         silent,
         growth_per_minute: growth(&lost_since, now),
+        pool_max: None,
+        exhausted_in: None,
         ended_by_exit,
+        from_before: group.iter().filter(|case| case.before).count(),
         evidence,
         hint: rule.hint().to_owned(),
     }
@@ -157,4 +205,17 @@ fn growth(lost_since: &[MonoNanos], now: MonoNanos) -> Option<f64> {
     }
     let per_minute = lost_since.len() as f64 * 60e9 / over as f64;
     Some((per_minute * 10.0).round() / 10.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exhausted_in;
+
+    #[test]
+    fn a_pool_is_empty_when_what_is_left_is_gone() {
+        assert_eq!(exhausted_in(20, 5, 5.0), Some(180_000_000_000));
+        assert_eq!(exhausted_in(20, 20, 5.0), Some(0));
+        assert_eq!(exhausted_in(20, 23, 5.0), Some(0));
+        assert_eq!(exhausted_in(20, 5, 0.0), None);
+    }
 }

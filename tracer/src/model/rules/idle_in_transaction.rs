@@ -22,10 +22,8 @@ impl Rule for IdleInTransaction {
 
     fn check(&self, scene: &Scene, conn: &Connection) -> Option<Grounds> {
         let status = conn.in_transaction()?;
-        let given_back = conn.pool_checkout().is_some_and(|checkout| !checkout.held);
         // A closed peer has rolled back.
-        (scene.is_silent(conn) && !conn.peer_closed())
-            .then_some(Grounds::Transaction { status, given_back })
+        (scene.is_silent(conn) && !conn.peer_closed()).then_some(Grounds::Transaction(status))
     }
 
     fn held_since(&self, conn: &Connection) -> Option<MonoNanos> {
@@ -63,22 +61,13 @@ impl Rule for IdleInTransaction {
                 duration(open)
             ));
         }
-        let of = |wanted: fn(&Grounds) -> bool| {
-            group.iter().filter(|case| wanted(&case.grounds)).count()
-        };
-        let failed =
-            of(|grounds| matches!(grounds, Grounds::Transaction { status: TxStatus::Failed, .. }));
+        let failed = group
+            .iter()
+            .filter(|case| matches!(case.grounds, Grounds::Transaction(TxStatus::Failed)))
+            .count();
         if failed > 0 {
             evidence
                 .push(format!("In {failed} of them a statement failed: only ROLLBACK can follow."));
-        }
-        let given_back =
-            of(|grounds| matches!(grounds, Grounds::Transaction { given_back: true, .. }));
-        if given_back > 0 {
-            evidence.push(format!(
-                "{given_back} of them went back to the pool like this: the next user inherits \
-                 the transaction."
-            ));
         }
         evidence
     }

@@ -3,7 +3,7 @@
 //! May import the model only. See [`bypass`](super::bypass) for the evidence; here it is weighed
 //! for a group that one path left.
 
-use super::{Bypass, Case, Grounds, Rule, Scene};
+use super::{Bypass, Case, Grounds, Rule, Scene, abandoned_pool};
 use crate::model::{
     connection::Connection,
     event::MonoNanos,
@@ -17,6 +17,9 @@ use crate::model::{
 /// which close by themselves what stays idle in them (pg-pool and sequelize-pool after 10 s, tarn
 /// after 30 s).
 const LONG_CALL: u64 = 5_000_000_000;
+
+/// A request that opens a connection has done its first work with it within this time.
+const ONE_GO: u64 = 1_000_000_000;
 
 /// The rule.
 pub(super) struct LeakInferred;
@@ -34,6 +37,10 @@ struct Weight {
     left_out: usize,
     named: bool,
     on_demand: bool,
+    /// Opened before the pool was observed.
+    unobserved: bool,
+    /// Each was opened for the code that used it, at once, and nothing else used it.
+    own: bool,
 }
 
 impl Weight {
@@ -63,6 +70,8 @@ impl Weight {
             left_out: direct().map(|bypass| bypass.left_out).max().unwrap_or(0),
             on_demand: bypasses.iter().any(|bypass| bypass.on_demand),
             named: group.iter().any(|case| case.conn.use_path().is_some()),
+            unobserved: group.iter().any(|case| case.before && case.conn.opened.existing.is_none()),
+            own: group.iter().all(|case| used_in_one_go(&case.conn)),
         }
     }
 
@@ -78,6 +87,11 @@ impl Weight {
             !self.identified,
             "User and database could not be read (encrypted, or opened before the watch began), so \
              the new connections may belong to another pool, or this one may listen.",
+        );
+        doubt(
+            self.unobserved,
+            "They were opened before the pool's probes were attached, so whether they were given \
+             back meanwhile was not seen.",
         );
         doubt(
             self.identified && !self.named && self.kin < 2,
@@ -116,6 +130,13 @@ impl Weight {
     }
 }
 
+/// Opened while watched, used soon by one path, and by no other later.
+fn used_in_one_go(conn: &Connection) -> bool {
+    conn.opened.existing.is_none()
+        && conn.paths.len() <= 1
+        && conn.last_byte().since(conn.opened.at) <= ONE_GO
+}
+
 impl Rule for LeakInferred {
     fn verdict(&self) -> Verdict {
         Verdict::Leak
@@ -126,7 +147,10 @@ impl Rule for LeakInferred {
         // One that is not known to be the pool's and that spoke after such a silence before has an
         // explanation: a client of its own that speaks rarely.
         let rare_speaker = bypass.refuted && bypass.kin == 0;
-        (conn.used() != Some(false) && !rare_speaker).then(|| Grounds::Bypass(bypass.clone()))
+        // A pool's own query function gives back by itself.
+        let back = abandoned_pool::is_own_query(scene.process, conn);
+        (conn.used() != Some(false) && !rare_speaker && !back)
+            .then(|| Grounds::Bypass(bypass.clone()))
     }
 
     fn held_since(&self, _conn: &Connection) -> Option<MonoNanos> {
@@ -170,6 +194,13 @@ impl Rule for LeakInferred {
                 weight.left_out,
                 if weight.left_out == 1 { "was" } else { "were" },
             ));
+        }
+        if weight.on_demand && weight.own && group.len() > 1 {
+            evidence.push(
+                "Each was opened for this code and used by nothing else: if this code makes a \
+                 pool of its own each time, create that pool once instead."
+                    .to_owned(),
+            );
         }
         evidence.extend(weight.doubts(settings));
         evidence

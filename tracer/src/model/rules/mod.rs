@@ -5,6 +5,7 @@
 //! rule in [`RULES`] that applies; a rule reads no clock and changes nothing; what is silent on
 //! purpose reaches no rule that is about silence.
 
+mod abandoned_pool;
 mod bypass;
 mod group;
 mod idle_in_transaction;
@@ -15,17 +16,19 @@ mod long_query;
 mod loss;
 mod never_used;
 mod purpose;
+mod returned_in_transaction;
 
 use std::collections::BTreeMap;
 
+pub(super) use abandoned_pool::Abandoned;
 pub(super) use bypass::{Bypass, is_bypassed};
 pub(super) use group::findings;
 pub use loss::lowers_certainty;
 pub(super) use purpose::is_silent_on_purpose;
 
 use super::{
-    connection::{Connection, Unread},
-    event::{ConnId, MonoNanos, TxStatus},
+    connection::{Connection, LeftOpen, Unread},
+    event::{ConnId, MonoNanos, Stack, StackEvent, TxStatus},
     finding::{Certainty, Verdict},
     process::Process,
     tracker::Settings,
@@ -38,6 +41,8 @@ pub(super) struct Scene<'a> {
     pub(super) process: &'a Process,
     /// Connections of the process that a pool would not have passed over, had it had them.
     pub(super) bypassed: BTreeMap<ConnId, Bypass>,
+    /// Connections that a pool has, and that nobody will take from it any more.
+    abandoned: BTreeMap<ConnId, Abandoned>,
 }
 
 impl<'a> Scene<'a> {
@@ -49,7 +54,8 @@ impl<'a> Scene<'a> {
         alive: &[&Connection],
     ) -> Self {
         let bypassed = bypass::survey(settings, now, process, alive);
-        Self { settings, now, process, bypassed }
+        let abandoned = abandoned_pool::survey(settings, now, process, alive);
+        Self { settings, now, process, bypassed, abandoned }
     }
 
     /// Silent past the threshold.
@@ -72,10 +78,9 @@ pub(super) enum Grounds {
     /// No checkout is known.
     Unread(Unread),
     Bypass(Bypass),
-    Transaction {
-        status: TxStatus,
-        given_back: bool,
-    },
+    Transaction(TxStatus),
+    Returned(LeftOpen),
+    Abandoned(Abandoned),
     Unused(Option<Bypass>),
     Active {
         known: bool,
@@ -93,6 +98,8 @@ pub(super) struct Case {
     pub(super) at: MonoNanos,
     /// Its process ended then.
     pub(super) ended: bool,
+    /// It existed before anything was watched or, where its pool is observed, before that.
+    pub(super) before: bool,
 }
 
 /// A rule.
@@ -113,6 +120,11 @@ pub(super) trait Rule: Sync {
     /// How certain it is for all of a group, before losses.
     fn certainty(&self, settings: Settings, group: &[Case]) -> Certainty;
 
+    /// The stacks of a connection, the one to blame first at the front.
+    fn stacks<'c>(&self, conn: &'c Connection) -> Vec<(StackEvent, &'c Stack)> {
+        conn.stacks()
+    }
+
     /// Why we say so, in sentences.
     fn evidence(&self, settings: Settings, group: &[Case]) -> Vec<String>;
 
@@ -121,9 +133,11 @@ pub(super) trait Rule: Sync {
 }
 
 /// The rules; the first that applies to a connection decides its verdict.
-pub(super) const RULES: [&dyn Rule; 6] = [
+pub(super) const RULES: [&dyn Rule; 8] = [
     &leak_observed::LeakObserved,
+    &returned_in_transaction::ReturnedInTransaction,
     &idle_in_transaction::IdleInTransaction,
+    &abandoned_pool::AbandonedPool,
     &leak_inferred::LeakInferred,
     &leak_unread::LeakUnread,
     &never_used::NeverUsed,
@@ -146,7 +160,10 @@ pub(super) fn judge<'c>(
                 .iter()
                 .enumerate()
                 .find_map(|(index, rule)| Some((index, rule.check(scene, conn)?)))?;
-            Some(Case { rule, grounds, conn: conn.clone(), at: scene.now, ended })
+            let before = conn.opened.existing.is_some()
+                || (conn.pool_checkout().is_none()
+                    && scene.process.opened_before_observed(conn.opened.at));
+            Some(Case { rule, grounds, conn: conn.clone(), at: scene.now, ended, before })
         })
         .collect()
 }

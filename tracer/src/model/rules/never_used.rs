@@ -24,7 +24,9 @@ impl Rule for NeverUsed {
     fn check(&self, scene: &Scene, conn: &Connection) -> Option<Grounds> {
         let authenticated = conn.phase() == WirePhase::Ready
             && conn.wire.as_ref().is_some_and(|wire| wire.status.is_some());
-        let observed = conn.pool_checkout().is_some() || scene.process.is_observed();
+        let observed = conn.pool_checkout().is_some()
+            || (scene.process.is_observed()
+                && !scene.process.opened_before_observed(conn.opened.at));
         if conn.used() != Some(false)
             || !authenticated
             || observed

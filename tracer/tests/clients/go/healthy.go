@@ -103,6 +103,33 @@ func healthyConn(ctx context.Context, db *sql.DB) error {
 	return err
 }
 
+// endTransaction ends what it has begun by hand before it gives the connection back.
+func endTransaction(ctx context.Context, db *sql.DB) error {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for _, statement := range []string{"begin", "select pg_sleep(0.1)", "rollback"} {
+		if _, err := conn.ExecContext(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closedPool makes a pool of its own for one query, and closes it.
+func closedPool(wanted int) (int, error) {
+	db, err := sql.Open("postgres", "")
+	if err != nil {
+		return 0, err
+	}
+	defer db.Close()
+	var got int
+	err = db.QueryRow("select $1::int", wanted).Scan(&got)
+	return got, err
+}
+
 func healthyPgxpool(ctx context.Context, pool *pgxpool.Pool) error {
 	conn, err := pool.Acquire(ctx)
 	if err != nil {

@@ -81,6 +81,41 @@ func leakConn(ctx context.Context, db *sql.DB) error {
 	return err
 }
 
+// returnInTransaction begins a transaction by hand and gives the connection back inside it.
+func returnInTransaction(ctx context.Context, db *sql.DB) error {
+	conn, err := db.Conn(ctx) // LEAK-LINE returned_in_transaction
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, "begin"); err != nil {
+		return err
+	}
+	_, err = conn.ExecContext(ctx, "select pg_sleep(0.1)")
+	return err
+}
+
+// newPool makes a pool of its own for one query, and nobody closes it.
+func newPool(wanted int) (int, error) {
+	db, err := sql.Open("postgres", "")
+	if err != nil {
+		return 0, err
+	}
+	var got int
+	err = db.QueryRow("select $1::int", wanted).Scan(&got) // LEAK-LINE new_pool
+	return got, err
+}
+
+// newPgxpool does the same with pgxpool, which connects at once.
+func newPgxpool(ctx context.Context) error {
+	pool, err := pgxpool.Connect(ctx, "") // LEAK-LINE new_pgxpool
+	if err != nil {
+		return err
+	}
+	_, err = pool.Exec(ctx, "select 1")
+	return err
+}
+
 // leakPgxpool acquires and forgets.
 func leakPgxpool(ctx context.Context, pool *pgxpool.Pool) error {
 	conn, err := pool.Acquire(ctx) // LEAK-LINE pgxpool

@@ -17,6 +17,8 @@ import (
 	"github.com/jackc/pgx/v4/pgxpool"
 )
 
+const pace = 100 * time.Millisecond
+
 type client struct {
 	ctx  context.Context
 	db   *sql.DB
@@ -91,6 +93,20 @@ func (c *client) healthy(shape string) error {
 	return fmt.Errorf("no shape %s", shape)
 }
 
+// ownPool makes a pool that is not the client's.
+func (c *client) ownPool(how string) error {
+	var err error
+	switch how {
+	case "new_pgxpool":
+		return newPgxpool(c.ctx)
+	case "closed_pool":
+		_, err = closedPool(7)
+	default:
+		_, err = newPool(7)
+	}
+	return err
+}
+
 func expect(got, wanted error) error {
 	if errors.Is(got, wanted) {
 		return nil
@@ -126,6 +142,18 @@ func (c *client) run(words []string) error {
 		return repeat(number(2), func() error { return c.leak(word(1)) })
 	case "healthy":
 		return repeat(number(2), func() error { return c.healthy(word(1)) })
+	case "returned_in_transaction":
+		return burst(number(1), func() error { return returnInTransaction(c.ctx, c.db) })
+	case "ended_in_time":
+		return burst(number(1), func() error { return endTransaction(c.ctx, c.db) })
+	case "new_pool", "new_pgxpool", "closed_pool", "several_pools":
+		return repeat(number(1), func() error {
+			// Requests of one user come at a pace; a program makes its pools without one.
+			if word(0) != "several_pools" {
+				time.Sleep(pace)
+			}
+			return c.ownPool(word(0))
+		})
 	case "burst":
 		// Held at the same time, so that the pool really opens that many.
 		return burst(number(1), func() error { return longQuery(c.db, "0.1") })

@@ -41,7 +41,37 @@ async function idleInTransaction(pool) {
   await client.query('select 1');
 }
 
+// A pool of its own for each call: its connection comes back, to a pool that nobody uses again.
+async function newPool(Pool, options) {
+  const pool = new Pool(options);
+  const { rows } = await pool.query('select 41 + $1::int as answer', [1]);
+  return rows[0].answer;
+}
+
+// The same with a client that is taken and given back.
+async function newPoolClient(Pool, options) {
+  const pool = new Pool(options);
+  const client = await pool.connect();
+  try {
+    const { rows } = await client.query('select 41 + $1::int as answer', [1]);
+    return rows[0].answer;
+  } finally {
+    client.release();
+  }
+}
+
+// Given back, and whoever takes it next is inside this transaction.
+async function returnedInTransaction(pool) {
+  const client = await pool.connect();
+  await client.query('begin');
+  await client.query('select 1');
+  client.release();
+}
+
 module.exports = {
+  newPool,
+  newPoolClient,
+  returnedInTransaction,
   forgottenRelease,
   earlyReturn,
   throwBeforeRelease,

@@ -68,6 +68,14 @@ const commands = {
   },
   // Only leaks: after the last one nothing opens a connection any more. N stay out, none is idle.
   leak_alone: (name, count) => repeat(count, shape(name)),
+  // Pools that are never ended, each with one connection: at once when a program starts, and for
+  // each request.
+  several_pools: async (count) => {
+    for (let i = 0; i < Number(count); i += 1) await leaks.newPool(Pool, options);
+  },
+  new_pool: (count) => repeat(count, () => leaks.newPool(Pool, options)),
+  new_pool_client: (count) => repeat(count, () => leaks.newPoolClient(Pool, options)),
+  returned_in_transaction: (count) => repeat(count, () => leaks.returnedInTransaction(pool)),
   healthy: (count) => repeat(count, () => healthy.tryFinally(pool)),
   transaction: (count) => repeat(count, () => healthy.transaction(pool)),
   pool_query: (count) => repeat(count, () => healthy.poolQuery(pool)),
