@@ -20,4 +20,5 @@ pub mod probe;
 pub mod record;
 pub mod stack;
 pub mod statement;
+pub mod wait;
 pub mod wire;

@@ -8,6 +8,7 @@
 mod error;
 mod pod;
 mod stacks;
+mod waits;
 
 use std::{collections::HashSet, mem::offset_of, path::Path};
 
@@ -36,6 +37,7 @@ pub use pod::plain_from_bytes;
 use pod::{MappedArray, PodConfig, PodProbeSpec, PodProcess};
 pub use stacks::CopiedStack;
 use stacks::Stacks;
+pub use waits::WaitMaps;
 
 /// The object, embedded at build time.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CONNLEAK_BPF_OBJECT"));
@@ -76,6 +78,7 @@ pub struct Kernel {
     free_conns: Queue<MapData, u32>,
     conns: MappedArray<Conn>,
     stacks: Stacks,
+    waits: WaitMaps,
     loaded_probes: HashSet<usize>,
     probe_links: Vec<(usize, UProbeLinkId)>,
 }
@@ -113,6 +116,7 @@ impl Kernel {
             free_conns,
             conns,
             stacks: Stacks::new(&mut ebpf)?,
+            waits: WaitMaps::new(&mut ebpf)?,
             loaded_probes: HashSet::new(),
             probe_links: Vec::new(),
             _config: config_map,
@@ -382,6 +386,11 @@ impl Kernel {
             // Missing is fine: the kernel side may have been first.
             let _missing = self.fds.remove(&key);
         }
+    }
+
+    /// Who waits for a connection of a pool.
+    pub fn waits(&mut self) -> &mut WaitMaps {
+        &mut self.waits
     }
 
     /// A process's settings.

@@ -14,6 +14,7 @@ use tracer_ebpf::{
     probe::ProbeSpec,
     record::Record,
     stack::StackHeader,
+    wait::{Caller, CallerKey, Waits, WaitsKey},
 };
 
 macro_rules! pod {
@@ -33,6 +34,10 @@ pod! {
     PodConfig(Config),
     PodProcess(Process),
     PodProbeSpec(ProbeSpec),
+    PodCallerKey(CallerKey),
+    PodCaller(Caller),
+    PodWaitsKey(WaitsKey),
+    PodWaits(Waits),
 }
 
 /// A map value of `N` words.

@@ -17,6 +17,7 @@ mod node;
 mod python;
 mod standby;
 mod vm;
+mod waits;
 
 use common::client::{Client, Kind};
 use common::report::Report;

@@ -245,6 +245,7 @@ impl Scene {
             let count = state.checkout.as_ref().map_or(0, |checkout| checkout.count) + 1;
             state.checkout = Some(Checkout {
                 pool: pool.to_owned(),
+                instance: None,
                 is_pool: true,
                 held: true,
                 acquired_at: Some(ms(at)),

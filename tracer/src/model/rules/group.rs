@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Case, RULES, Rule, lowers_certainty};
+use super::{Case, RULES, Rule, lowers_certainty, pool_too_small::consequence};
 use crate::model::{
     event::{MonoNanos, StackEvent},
     finding::{Certainty, Finding, Span},
@@ -36,15 +36,18 @@ pub(in crate::model) fn findings(
         let blame = case.conn.blame().and_then(|(_, frame)| PathKey::of(frame));
         groups.entry((process, case.rule, pool, blame)).or_default().push(case);
     }
-    let lost: u64 = lost
-        .iter()
-        .filter(|(reason, _)| lowers_certainty(reason))
-        .fold(0, |sum, (_, total)| sum.saturating_add(*total));
+    let lost = lowering(lost);
     let mut findings: Vec<_> = groups
         .into_iter()
-        .map(|((process, rule, pool, _), group)| Finding {
-            pool,
-            ..finding(settings, now, process, RULES[rule], group, lost)
+        .map(|((process, rule, pool, _), group)| {
+            let known = processes.get(&process);
+            let waits = known.and_then(|known| consequence(known, &group, now));
+            let mut found = finding(settings, now, process, RULES[rule], group, lost);
+            if let Some((totals, words)) = waits {
+                found.waits = Some(totals);
+                found.evidence.extend(words);
+            }
+            Finding { pool, ..found }
         })
         .collect();
     // Stable: equal ones stay in order of process, rule, pool and frame.
@@ -53,6 +56,13 @@ pub(in crate::model) fn findings(
         std::cmp::Reverse((fault, finding.certainty, finding.connections.len()))
     });
     findings
+}
+
+/// Events lost that lower certainty.
+pub(super) fn lowering(lost: &BTreeMap<String, u64>) -> u64 {
+    lost.iter()
+        .filter(|(reason, _)| lowers_certainty(reason))
+        .fold(0, |sum, (_, total)| sum.saturating_add(*total))
 }
 
 /// The pool of a case: observed, or the only one recognised in the process.
@@ -144,6 +154,7 @@ fn finding(
         silent,
         growth_per_minute: growth(&lost_since, now),
         ended_by_exit,
+        waits: None,
         evidence,
         hint: rule.hint().to_owned(),
     }

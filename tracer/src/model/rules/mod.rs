@@ -14,6 +14,7 @@ mod leak_unread;
 mod long_query;
 mod loss;
 mod never_used;
+mod pool_too_small;
 mod purpose;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 pub(super) use bypass::{Bypass, is_bypassed};
 pub(super) use group::findings;
 pub use loss::lowers_certainty;
+pub(super) use pool_too_small::too_small;
 pub(super) use purpose::is_silent_on_purpose;
 
 use super::{
