@@ -365,10 +365,10 @@ fn waits_words(waits: &WaitsRow) -> Option<String> {
         words.push(format!("waiting for a connection: {waiting}"));
     }
     let over = waits.served.saturating_add(waits.failed);
-    if over > 0 {
+    if let Some(mean) = waits.waited_ms.checked_div(over) {
         words.push(format!(
             "waits that ended: {over}, after {} on average, the longest {}",
-            ms(waits.waited_ms / over),
+            ms(mean),
             ms(waits.longest_waited_ms)
         ));
     }
