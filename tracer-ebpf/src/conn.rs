@@ -84,6 +84,8 @@ pub struct Conn {
     pub checkouts: u64,
     /// Handle identity in the process's memory.
     pub handle: u64,
+    /// Address of the pool in the process's memory; zero when no entry of an acquire was seen.
+    pub pool_instance: u64,
     /// Time of the last acquire and release; zero when there was none.
     pub acquired_at: u64,
     pub released_at: u64,
@@ -112,7 +114,7 @@ pub struct Conn {
 
 /// Bytes of a connection slot.
 pub const CONN_BYTES: usize = size_of::<Conn>();
-const _: () = assert!(CONN_BYTES == 128 + 256 + 8 + STARTUP_BYTES + STATEMENT_BYTES);
+const _: () = assert!(CONN_BYTES == 136 + 256 + 8 + STARTUP_BYTES + STATEMENT_BYTES);
 const _: () = assert!(CONN_BYTES.is_multiple_of(8));
 
 #[cfg(test)]

@@ -29,11 +29,15 @@ pub enum DropReason {
     ProcessMapFull = 9,
     /// A connection's slot could not be returned to the free list.
     FreeListFull = 10,
+    /// The map of callers was full: one that waits for a pool's connection was not seen.
+    CallerMapFull = 11,
+    /// The map of waits was full: one that is over was not counted.
+    WaitsMapFull = 12,
 }
 
 impl DropReason {
     /// Every reason, by number.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::RingFull,
         Self::NoConnectionSlot,
         Self::DescriptorMapFull,
@@ -45,6 +49,8 @@ impl DropReason {
         Self::StackReadFailed,
         Self::ProcessMapFull,
         Self::FreeListFull,
+        Self::CallerMapFull,
+        Self::WaitsMapFull,
     ];
 
     /// Number of reasons: the size of the counter array.
@@ -65,6 +71,8 @@ impl DropReason {
             Self::StackReadFailed => "stack_read_failed",
             Self::ProcessMapFull => "process_map_full",
             Self::FreeListFull => "free_list_full",
+            Self::CallerMapFull => "caller_map_full",
+            Self::WaitsMapFull => "waits_map_full",
         }
     }
 }

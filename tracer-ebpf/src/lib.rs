@@ -21,4 +21,5 @@ pub mod python;
 pub mod record;
 pub mod stack;
 pub mod statement;
+pub mod wait;
 pub mod wire;

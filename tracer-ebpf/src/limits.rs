@@ -19,6 +19,17 @@ pub const MAX_DESCRIPTORS: u32 = 32_768;
 /// [`CheckoutMapFull`](crate::drops::DropReason::CheckoutMapFull).
 pub const MAX_CHECKOUTS: u32 = 16_384;
 
+/// Callers that are in a pool's acquire at the same time. When full, the caller is counted as
+/// [`CallerMapFull`](crate::drops::DropReason::CallerMapFull) and its wait is not seen.
+pub const MAX_CALLERS: u32 = 16_384;
+
+/// Pools of processes with waits that are over. When full, a wait is counted as
+/// [`WaitsMapFull`](crate::drops::DropReason::WaitsMapFull).
+pub const MAX_WAITED_POOLS: u32 = 1_024;
+
+/// An acquire that takes less, in nanoseconds, is no wait.
+pub const MIN_WAIT: u64 = 1_000_000;
+
 /// Processes with a per-process setting (watched, stack class). When full, the process is counted
 /// as [`ProcessMapFull`](crate::drops::DropReason::ProcessMapFull).
 pub const MAX_PROCESSES: u32 = 8_192;

@@ -24,6 +24,7 @@ mod bpf {
     pub mod stacks;
     pub mod standby;
     pub mod syscalls;
+    pub mod waits;
 }
 
 #[panic_handler]

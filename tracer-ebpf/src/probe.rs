@@ -13,6 +13,9 @@ pub const ACTION_RELEASE: u8 = 2;
 pub const ACTION_FORGET: u8 = 3;
 /// A driver without a pool made a connection (libpq): joins handle and socket, is no checkout.
 pub const ACTION_CONNECT: u8 = 4;
+/// A caller asks a pool for a connection; attached at the entry of the acquire function. The handle
+/// is the pool itself, and the caller is the goroutine.
+pub const ACTION_ENTER: u8 = 5;
 /// Unused entry of the probe array.
 pub const ACTION_NONE: u8 = 0;
 

@@ -212,6 +212,24 @@ fn a_long_query_is_information() {
     finds("long_query_with_notices", Verdict::LongQuery, Certainty::Proven, 1, export);
 }
 
+/// Verdicts and counts, and whether callers are told to wait.
+fn said(name: &str) -> Vec<(Verdict, u64, bool)> {
+    let waits = |why: &String| why.contains("for a connection of this pool");
+    let findings = scenario(name).findings.into_iter();
+    findings.map(|row| (row.verdict, row.count, row.evidence.iter().any(waits))).collect()
+}
+
+#[test]
+fn a_leak_and_a_pool_that_is_too_small_are_told_apart() {
+    finds("pool_too_small", Verdict::PoolTooSmall, Certainty::Strong, 2, None);
+    assert_eq!(said("leak_with_waiters"), [(Verdict::Leak, 3, true)]);
+    assert_eq!(said("leak_in_a_small_pool"), [(Verdict::Leak, 1, true)]);
+    let each = [(Verdict::Leak, 2, false), (Verdict::PoolTooSmall, 2, false)];
+    assert_eq!(said("leak_beside_a_small_pool"), each);
+    assert_eq!(said("leak_before_a_small_pool"), [(Verdict::Leak, 4, false)]);
+    assert_eq!(said("long_query_with_waiters"), [(Verdict::LongQuery, 2, true)]);
+}
+
 #[test]
 fn an_answer_that_nobody_reads_is_a_leak_as_certain_as_its_checkout() {
     let export = Some("main.(*billing).export");

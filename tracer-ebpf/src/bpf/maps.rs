@@ -5,20 +5,21 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, ProgramArray, Queue, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, ProgramArray, Queue, RingBuf},
 };
 use tracer_ebpf::{
     config::{Config, Process},
     conn::Conn,
     drops::DropReason,
     limits::{
-        MAX_CHECKOUTS, MAX_CONNECTIONS, MAX_DESCRIPTORS, MAX_PROBES, MAX_PROCESSES, MAX_PYTHONS,
-        RING_BYTES,
+        MAX_CALLERS, MAX_CHECKOUTS, MAX_CONNECTIONS, MAX_DESCRIPTORS, MAX_PROBES, MAX_PROCESSES,
+        MAX_PYTHONS, MAX_WAITED_POOLS, RING_BYTES,
     },
     parts,
     probe::ProbeSpec,
     python::Layout,
     stack::{CLASS_BYTES, CLASS_SLOTS, StackHeader},
+    wait::{Caller, CallerKey, Waits, WaitsKey},
     wire::NAME_BYTES,
 };
 
@@ -85,6 +86,15 @@ pub static PROCS: HashMap<u32, Process> = HashMap::with_max_entries(MAX_PROCESSE
 /// Pool handles to connection ids. Full: `CheckoutMapFull`.
 #[map]
 pub static CHECKOUTS: HashMap<HandleKey, u64> = HashMap::with_max_entries(MAX_CHECKOUTS, 0);
+
+/// Callers in an acquire. Full: `CallerMapFull`.
+#[map]
+pub static CALLERS: HashMap<CallerKey, Caller> = HashMap::with_max_entries(MAX_CALLERS, 0);
+
+/// Waits that are over, by pool. Full: `WaitsMapFull`.
+#[map]
+pub static WAITS: PerCpuHashMap<WaitsKey, Waits> =
+    PerCpuHashMap::with_max_entries(MAX_WAITED_POOLS, 0);
 
 /// Stack slots by class, read by user space when it needs them.
 #[map]

@@ -15,8 +15,9 @@ use tracer_ebpf::{
     drops::DropReason,
     limits::MAX_PROBES,
     probe::{
-        ACTION_ACQUIRE, ACTION_CONNECT, ACTION_FORGET, ACTION_NONE, Chain, MAX_CHAIN_STEPS,
-        MAX_CHAINS, ProbeSpec, REG_RAX, REG_RBX, REG_RCX, REG_RDI, REG_RDX, REG_RSI,
+        ACTION_ACQUIRE, ACTION_CONNECT, ACTION_ENTER, ACTION_FORGET, ACTION_NONE, Chain,
+        MAX_CHAIN_STEPS, MAX_CHAINS, ProbeSpec, REG_RAX, REG_RBX, REG_RCX, REG_RDI, REG_RDX,
+        REG_RSI,
     },
     stack::{FLAG_BOUNDARY, KIND_ACQUIRE},
 };
@@ -27,6 +28,7 @@ use super::{
     memory::user,
     sockets::{conn_of, fd_key},
     stacks::{self, Site},
+    waits,
 };
 
 /// The value of a register the specification names. All are loaded, each at its constant offset:
@@ -96,7 +98,18 @@ fn on_probe(ctx: &ProbeContext, index: u32) {
     }
     let regs: *const pt_regs = ctx.regs;
     let mut identity = register(regs, spec.register);
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let tgid = (pid_tgid >> 32) as u32;
+    if spec.action == ACTION_ENTER {
+        waits::enter(regs, tgid, spec.pool, identity);
+        return;
+    }
+    let caller =
+        if spec.action == ACTION_ACQUIRE { waits::leave(regs, tgid, spec.pool) } else { None };
     if identity == 0 {
+        if let Some(caller) = caller {
+            waits::waited(tgid, spec.pool, &caller, now(), false);
+        }
         return;
     }
     if spec.derefs != 0 {
@@ -105,8 +118,6 @@ fn on_probe(ctx: &ProbeContext, index: u32) {
             _ => return,
         };
     }
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let tgid = (pid_tgid >> 32) as u32;
     let key = HandleKey { tgid: u64::from(tgid), identity };
     // SAFETY: no other reference to this value is held.
     let known = unsafe { CHECKOUTS.get(key) }.copied();
@@ -154,6 +165,18 @@ fn on_probe(ctx: &ProbeContext, index: u32) {
             (id, conn)
         }
     };
+    if let Some(caller) = caller {
+        // SAFETY: a live map value.
+        let opened_at = unsafe {
+            if caller.instance != 0 {
+                (*conn).pool_instance = caller.instance;
+            }
+            (*conn).opened_at
+        };
+        // What it takes to open a connection is no wait for one.
+        let end = if opened_at > caller.entered_at { opened_at } else { at };
+        waits::waited(tgid, spec.pool, &caller, end, true);
+    }
     // SAFETY: a live map value; `regs` as in `register`.
     let site = unsafe {
         (*conn).pool = spec.pool;

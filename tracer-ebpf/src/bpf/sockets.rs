@@ -240,6 +240,7 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
         (*conn).held = 0;
         (*conn).checkouts = 0;
         (*conn).handle = 0;
+        (*conn).pool_instance = 0;
         (*conn).acquired_at = 0;
         (*conn).released_at = 0;
         (*conn).acquire_tid = 0;

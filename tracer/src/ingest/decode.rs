@@ -45,7 +45,8 @@ pub fn peer(conn: &Conn) -> Peer {
     Peer::Tcp { addr: addr.to_string(), port }
 }
 
-/// The state of a connection; `pools` is the catalogue by index.
+/// The state of a connection; `pools` is the catalogue by index. Which of several pools of the same
+/// kind it is, is not known here.
 #[must_use]
 pub fn wire_state(conn: &Conn, pools: &[PoolName]) -> WireState {
     let wire = &conn.wire;
@@ -122,6 +123,7 @@ fn checkout(conn: &Conn, pools: &[PoolName]) -> Option<Checkout> {
     let pool = pools.get(conn.pool as usize)?;
     Some(Checkout {
         pool: pool.name.clone(),
+        instance: None,
         is_pool: pool.is_pool && conn.flags & FLAG_DRIVER == 0,
         held: conn.held != 0,
         acquired_at: time(conn.acquired_at),

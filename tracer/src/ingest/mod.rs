@@ -7,6 +7,7 @@
 
 pub mod decode;
 mod descriptors;
+mod waits;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -28,6 +29,7 @@ use tracer_ebpf::{
 use self::{
     decode::PoolName,
     descriptors::{Descriptors, Removed},
+    waits::Waits,
 };
 use crate::{
     host::{
@@ -93,6 +95,7 @@ pub struct Ingest {
     fds: Descriptors,
     live: BTreeMap<u64, Live>,
     pools: Vec<PoolName>,
+    waits: Waits,
     losses: HashMap<&'static str, u64>,
     unknown_records: u64,
     /// Connections opened since the last scan.
@@ -115,6 +118,7 @@ impl Ingest {
             fds: Descriptors::default(),
             live: BTreeMap::new(),
             pools,
+            waits: Waits::default(),
             losses: HashMap::new(),
             unknown_records: 0,
             opened: 0,
@@ -198,6 +202,7 @@ impl Ingest {
             }
             record::EXEC => {
                 self.exec(pid, at, proc, events);
+                self.waits.forget(pid, &mut self.kernel);
                 notices.push(Notice::Exec(pid));
             }
             // Our own are those to the servers that are asked for their side.
@@ -210,6 +215,7 @@ impl Ingest {
                 }
                 events.push(Event::Exit { at, pid: Pid(pid) });
                 self.drop_all(pid, &fds);
+                self.waits.forget(pid, &mut self.kernel);
                 notices.push(Notice::Exit(pid));
             }
             _ => self.unknown_records += 1,
@@ -309,11 +315,15 @@ impl Ingest {
             return;
         }
         live.last = Some(now);
+        let mut state = decode::wire_state(&conn, &self.pools);
+        if let Some(checkout) = &mut state.checkout {
+            checkout.instance = self.waits.number(live.pid, conn.pool, conn.pool_instance);
+        }
         events.push(Event::Wire {
             at,
             conn: ConnId(id),
             local_port: (conn.local_port != 0).then_some(conn.local_port),
-            state: decode::wire_state(&conn, &self.pools),
+            state,
         });
     }
 
@@ -326,6 +336,7 @@ impl Ingest {
         for id in ids {
             self.emit_state(id, at, events);
         }
+        self.waits.scan(at, &mut self.kernel, &self.pools, events);
         let mut losses: Vec<(&'static str, u64)> =
             self.kernel.drops().into_iter().map(|(reason, n)| (reason.name(), n)).collect();
         if self.unknown_records > 0 {
@@ -611,6 +622,7 @@ fn existing_conn(socket: &ListedSocket, pid: u32, fd: i32) -> Conn {
         held: 0,
         checkouts: 0,
         handle: 0,
+        pool_instance: 0,
         acquired_at: 0,
         released_at: 0,
         acquire_tid: 0,

@@ -9,6 +9,7 @@ mod bounds;
 mod error;
 mod pod;
 mod stacks;
+mod waits;
 
 use std::{collections::HashSet, mem::offset_of, path::Path};
 
@@ -39,6 +40,7 @@ pub use pod::plain_from_bytes;
 use pod::{MappedArray, PodConfig, PodLayout, PodProbeSpec, PodProcess};
 pub use stacks::CopiedStack;
 use stacks::Stacks;
+pub use waits::WaitMaps;
 
 /// The object, embedded at build time.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CONNLEAK_BPF_OBJECT"));
@@ -80,6 +82,7 @@ pub struct Kernel {
     free_conns: Queue<MapData, u32>,
     conns: MappedArray<Conn>,
     stacks: Stacks,
+    waits: WaitMaps,
     loaded_probes: HashSet<usize>,
     probe_links: Vec<(usize, UProbeLinkId)>,
 }
@@ -125,6 +128,7 @@ impl Kernel {
             free_conns,
             conns,
             stacks: Stacks::new(&mut ebpf, bounds.stacks)?,
+            waits: WaitMaps::new(&mut ebpf)?,
             loaded_probes: HashSet::new(),
             probe_links: Vec::new(),
             _config: config_map,
@@ -405,6 +409,11 @@ impl Kernel {
     pub fn remove_python(&mut self, tgid: u32) {
         // Missing is what most are.
         let _missing = self.pythons.remove(&tgid);
+    }
+
+    /// Who waits for a connection of a pool.
+    pub fn waits(&mut self) -> &mut WaitMaps {
+        &mut self.waits
     }
 
     /// A process's settings.

@@ -15,6 +15,7 @@ use tracer_ebpf::{
     python::Layout,
     record::Record,
     stack::StackHeader,
+    wait::{Caller, CallerKey, Waits, WaitsKey},
 };
 
 macro_rules! pod {
@@ -35,6 +36,10 @@ pod! {
     PodProcess(Process),
     PodProbeSpec(ProbeSpec),
     PodLayout(Layout),
+    PodCallerKey(CallerKey),
+    PodCaller(Caller),
+    PodWaitsKey(WaitsKey),
+    PodWaits(Waits),
 }
 
 /// A map value of `N` words.

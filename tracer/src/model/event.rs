@@ -143,6 +143,10 @@ pub enum Statement {
 pub struct Checkout {
     /// Name in the catalogue.
     pub pool: String,
+    /// Which of the process's pools of this name, from 1; `None` while no entry of an acquire was
+    /// seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u32>,
     /// False for a driver without a pool (libpq): then `held` is the life of the connection
     /// handle, no checkout.
     pub is_pool: bool,
@@ -234,6 +238,41 @@ pub struct ServerUse {
     pub max_sessions: Option<u64>,
     /// Of these, kept for superusers and the like.
     pub reserved: Option<u64>,
+/// Callers that wait for a connection of a pool, and those that did; an acquire that takes less
+/// than a millisecond is no wait, and neither is the time it takes to open a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolWaits {
+    /// Name in the catalogue.
+    pub pool: String,
+    /// As in [`Checkout::instance`].
+    pub instance: u32,
+    /// Callers that wait now.
+    pub waiting: u64,
+    /// Since when, longest first; not all of them, where they are many.
+    pub since: Vec<MonoNanos>,
+    /// Waits so far that ended with a connection, and without.
+    pub served: u64,
+    pub failed: u64,
+    /// Time of all that ended, and the longest, in nanoseconds.
+    pub nanos: u64,
+    pub longest: u64,
+}
+
+impl PoolWaits {
+    /// A pool for which nobody has waited yet.
+    #[must_use]
+    pub const fn none(pool: String, instance: u32) -> Self {
+        Self {
+            pool,
+            instance,
+            waiting: 0,
+            since: Vec::new(),
+            served: 0,
+            failed: 0,
+            nanos: 0,
+            longest: 0,
+        }
+    }
 }
 
 /// Which event of a connection a stack was taken at.
@@ -331,6 +370,8 @@ pub enum Event {
     /// [`WireState::uses`] it belongs to, for [`StackEvent::Acquire`] that of
     /// [`Checkout::count`]; zero for [`StackEvent::Open`].
     Stack { at: MonoNanos, conn: ConnId, of: StackEvent, uses: u64, stack: Stack },
+    /// Who waits for a connection of a pool of a process; sent when that has changed.
+    Waits { at: MonoNanos, pid: Pid, waits: PoolWaits },
     /// The kernel side or the user side lost something; `total` is the count so far.
     Lost { at: MonoNanos, reason: String, total: u64 },
     /// Time passed.
@@ -354,6 +395,7 @@ impl Event {
             | Self::Session { at, .. }
             | Self::Server { at, .. }
             | Self::Stack { at, .. }
+            | Self::Waits { at, .. }
             | Self::Lost { at, .. }
             | Self::Tick { at } => *at,
         }

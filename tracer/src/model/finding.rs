@@ -1,6 +1,6 @@
 //! What the rules say: findings, how certain they are, and the words for both.
 //!
-//! May import `model::event`, `model::process` and `serde`. Invariant: a finding holds everything
+//! May import `model::event`, `model::process`, `model::waits` and `serde`. Invariant: a finding holds everything
 //! a report says about it, so a report asks no rule.
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::{ConnId, Frame, Stack, StackEvent},
     process::ProcId,
+    waits::WaitTotals,
 };
 
 /// What is wrong with a connection.
@@ -31,13 +32,16 @@ pub enum Verdict {
     /// The server works on one statement: information, no fault.
     #[serde(rename = "long query")]
     LongQuery,
+    /// Callers wait while all connections of the pool keep moving: information, no fault.
+    #[serde(rename = "pool too small")]
+    PoolTooSmall,
 }
 
 impl Verdict {
     /// The verdict says that something is wrong, so it decides the exit code.
     #[must_use]
     pub const fn is_fault(self) -> bool {
-        !matches!(self, Self::LongQuery)
+        !matches!(self, Self::LongQuery | Self::PoolTooSmall)
     }
 
     /// Words for reports.
@@ -50,6 +54,7 @@ impl Verdict {
             Self::AbandonedPool => "abandoned pool",
             Self::NeverUsed => "never used",
             Self::LongQuery => "long query",
+            Self::PoolTooSmall => "pool too small",
         }
     }
 }
@@ -135,6 +140,8 @@ pub struct Finding {
     pub ended_by_exit: usize,
     /// Of these, connections from before the watch began or before the pool was observed.
     pub from_before: usize,
+    /// Waits for connections of their pool; `None` where the entry of its acquires is not seen.
+    pub waits: Option<WaitTotals>,
     /// Why we say so: sentences.
     pub evidence: Vec<String>,
     /// What to do: one sentence.

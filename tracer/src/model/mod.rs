@@ -13,16 +13,18 @@ mod stacks;
 #[cfg(test)]
 mod tests;
 mod tracker;
+mod waits;
 mod words;
 
 pub use connection::{Connection, LeftOpen, Opened, StackOf, Unread};
 pub use event::{
     Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,
-    ProcessSeen, Runtime, ServerUse, SessionSaid, SessionState, Stack, StackEvent, Statement,
-    Symbol, TxStatus, WirePhase, WireState,
+    PoolWaits, ProcessSeen, Runtime, ServerUse, SessionSaid, SessionState, Stack, StackEvent,
+    Statement, Symbol, TxStatus, WirePhase, WireState,
 };
 pub use finding::{Certainty, Finding, Span, Verdict};
 pub use process::{PathKey, PathUse, ProcId, Process};
 pub use rules::lowers_certainty;
 pub use tracker::{Anomaly, Settings, Totals, Tracker};
+pub use waits::{WaitTotals, Waits};
 pub use words::duration;

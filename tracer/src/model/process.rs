@@ -1,12 +1,15 @@
 //! A process as the model knows it: its descriptors, what its code paths do with connections, and
 //! the connections it closed that some verdict still needs.
 //!
-//! May import `model::event`. Invariants: identity is our own number, never the pid; every
+//! May import `model::event` and `model::waits`. Invariants: identity is our own number, never the pid; every
 //! collection here is bounded by a constant of this module.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::event::{ConnId, Fd, Frame, MonoNanos, Peer, Pid, ProcessSeen, Runtime};
+use super::{
+    event::{ConnId, Fd, Frame, MonoNanos, Peer, Pid, PoolWaits, ProcessSeen, Runtime},
+    waits::Waits,
+};
 
 /// Distinct last-use paths kept for one process. Uses by further paths are not counted, so those
 /// paths never extend a finding.
@@ -15,6 +18,9 @@ const MAX_PATHS: usize = 1_024;
 /// Closed connections kept for one process. When full the oldest is forgotten, and growth of the
 /// pool since before then is unknown.
 const MAX_PAST: usize = 256;
+
+/// Pools of one process whose waits are kept; those of further ones are not known.
+const MAX_POOLS: usize = 64;
 
 /// A process's identity: given out once, also when the kernel reuses the pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,6 +97,8 @@ pub struct Process {
     /// Connections it opened, found ones included, and connections of those that are gone.
     pub opened: u64,
     pub closed: u64,
+    /// Its pools whose acquires are seen at both ends.
+    pub waits: Vec<Waits>,
     pub(super) holds: BTreeMap<Fd, ConnId>,
     /// Connections it opened that are still open somewhere.
     pub(super) alive: BTreeSet<ConnId>,
@@ -111,6 +119,7 @@ impl Process {
             ended_at: None,
             opened: 0,
             closed: 0,
+            waits: Vec::new(),
             holds: BTreeMap::new(),
             alive: BTreeSet::new(),
             paths: BTreeMap::new(),
@@ -182,9 +191,22 @@ impl Process {
         self.past.retain(|past| past.closed_at >= since);
     }
 
+    /// A pool whose acquires are seen; false when there are too many.
+    pub(super) fn keep_waits(&mut self, told: &PoolWaits) -> bool {
+        let known =
+            |waits: &Waits| waits.told.pool == told.pool && waits.told.instance == told.instance;
+        match self.waits.iter().position(known) {
+            Some(index) => self.waits[index].told = told.clone(),
+            None if self.waits.len() >= MAX_POOLS => return false,
+            None => self.waits.push(Waits::new(told.clone())),
+        }
+        true
+    }
+
     /// The image was replaced: the code and its pools are gone.
     pub(super) fn forget_code(&mut self) {
         self.observed_since = None;
+        self.waits.clear();
         self.paths.clear();
         self.past.clear();
     }

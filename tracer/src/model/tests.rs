@@ -62,6 +62,7 @@ fn wire(seconds: u64, conn: u64, state: WireState) -> Event {
 fn held(seconds: u64, count: u64) -> Option<Checkout> {
     Some(Checkout {
         pool: "database/sql".to_owned(),
+        instance: None,
         is_pool: true,
         held: true,
         acquired_at: Some(at(seconds)),

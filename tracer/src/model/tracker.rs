@@ -11,13 +11,14 @@ use std::collections::BTreeMap;
 use super::{
     connection::{Connection, Opened, StackOf, app_frame},
     event::{
-        ConnId, Event, Fd, MonoNanos, Pid, ProcessSeen, ServerUse, SessionSaid, Stack, StackEvent,
-        WirePhase, WireState,
+        ConnId, Event, Fd, MonoNanos, Pid, PoolWaits, ProcessSeen, ServerUse, SessionSaid, Stack,
+        StackEvent, WirePhase, WireState,
     },
     finding::Finding,
     process::{Past, PathKey, ProcId, Process},
     rules::{self, Case, Scene},
     stacks::Stacks,
+    waits,
 };
 
 /// Live connections known at once; further ones are counted as [`Anomaly::TooManyConnections`].
@@ -74,6 +75,7 @@ pub enum Anomaly {
     TooManyConnections,
     TooManyProcesses,
     TooManyEnded,
+    TooManyPools,
     /// A closed connection was forgotten although it could still be evidence.
     Forgotten,
 }
@@ -91,6 +93,7 @@ impl Anomaly {
             Self::TooManyConnections => "too_many_connections",
             Self::TooManyProcesses => "too_many_processes",
             Self::TooManyEnded => "too_many_ended",
+            Self::TooManyPools => "too_many_pools",
             Self::Forgotten => "forgotten",
         }
     }
@@ -103,6 +106,7 @@ impl Anomaly {
             Self::TooManyConnections
                 | Self::TooManyProcesses
                 | Self::TooManyEnded
+                | Self::TooManyPools
                 | Self::Forgotten
         )
     }
@@ -251,6 +255,7 @@ impl Tracker {
                 }
             }
             Event::Stack { conn, of, uses, stack, .. } => self.stack(*conn, *of, *uses, stack),
+            Event::Waits { pid, waits, .. } => self.waits(*pid, waits),
             Event::Lost { reason, total, .. } => self.lose(reason, *total),
             Event::Tick { .. } => self.tick(),
         }
@@ -306,10 +311,20 @@ impl Tracker {
     #[must_use]
     pub fn findings(&self, now: MonoNanos) -> Vec<Finding> {
         let mut cases = self.ended.clone();
+        let mut information = Vec::new();
         for process in self.processes.values().filter(|process| process.ended_at.is_none()) {
-            cases.extend(self.judge(process, now, false));
+            let found = self.judge(process, now, false);
+            if !process.waits.is_empty() {
+                let alive = self.alive(process);
+                let (settings, lost) = (self.settings, &self.lost);
+                let small = rules::too_small(settings, now, process, &alive, &found, lost);
+                information.extend(small);
+            }
+            cases.extend(found);
         }
-        rules::findings(self.settings, now, cases, &self.processes, &self.lost)
+        let mut findings = rules::findings(self.settings, now, cases, &self.processes, &self.lost);
+        findings.extend(information);
+        findings
     }
 
     /// Cases among the connections that a process answers for.
@@ -447,6 +462,7 @@ impl Tracker {
         if kept {
             if let Some(process) = self.processes.get_mut(&id) {
                 process.ended_at = Some(at);
+                process.waits.clear();
             }
         } else {
             self.processes.remove(&id);
@@ -576,10 +592,13 @@ impl Tracker {
         conn.refuted |= refuted;
         conn.woke |= woke;
         conn.note_return(before.as_ref());
+        let opener = conn.opener;
         let encrypted = state.phase == WirePhase::Encrypted;
         if conn.used_at.is_none() && (conn.used() == Some(true) || encrypted) {
             conn.used_at = Some(state.last_send.unwrap_or(at));
         }
+        self.keep_pool(opener, state);
+        let Some(conn) = self.connections.get_mut(&id) else { return };
         let Some((uses, path)) = path else { return };
         let newly = state.uses > uses && !conn.followed;
         conn.followed |= newly;
@@ -601,6 +620,26 @@ impl Tracker {
         self.processes
             .get(&conn.opener)
             .is_some_and(|process| rules::is_bypassed(process, conn, &self.alive(process)))
+    }
+
+    /// A checkout tells which pool it is of: its acquires are seen at both ends.
+    fn keep_pool(&mut self, opener: ProcId, state: &WireState) {
+        let Some(checkout) = &state.checkout else { return };
+        let (Some(instance), Some(process)) = (checkout.instance, self.processes.get_mut(&opener))
+        else {
+            return;
+        };
+        if !process.waits.iter().any(|waits| waits.is_of(checkout))
+            && !process.keep_waits(&PoolWaits::none(checkout.pool.clone(), instance))
+        {
+            self.count(Anomaly::TooManyPools);
+        }
+    }
+
+    fn waits(&mut self, pid: Pid, told: &PoolWaits) {
+        if self.process_mut(pid).is_some_and(|process| !process.keep_waits(told)) {
+            self.count(Anomaly::TooManyPools);
+        }
     }
 
     fn unread(&mut self, at: MonoNanos, id: ConnId, bytes: u64) {
@@ -656,6 +695,9 @@ impl Tracker {
 
     /// Forgets closed connections that no verdict can need any more.
     fn tick(&mut self) {
+        for process in self.processes.values_mut().filter(|process| !process.waits.is_empty()) {
+            waits::sample(process, &self.connections, self.settings.threshold, self.now);
+        }
         for process in self.processes.values_mut() {
             if process.past().next().is_none() {
                 continue;

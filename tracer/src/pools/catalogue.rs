@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 use tracer_ebpf::probe::{
-    ACTION_ACQUIRE, ACTION_CONNECT, ACTION_FORGET, ACTION_RELEASE, Chain, MAX_CHAIN_STEPS,
-    MAX_CHAINS, ProbeSpec, REG_RAX, REG_RBX, REG_RCX, REG_RDI, REG_RDX, REG_RSI,
+    ACTION_ACQUIRE, ACTION_CONNECT, ACTION_ENTER, ACTION_FORGET, ACTION_RELEASE, Chain,
+    MAX_CHAIN_STEPS, MAX_CHAINS, ProbeSpec, REG_RAX, REG_RBX, REG_RCX, REG_RDI, REG_RDX, REG_RSI,
 };
 
 use crate::model::Runtime;
@@ -46,6 +46,8 @@ pub enum Action {
     Release,
     Forget,
     Connect,
+    /// An acquire begins; the handle is the pool, and the caller is the goroutine.
+    Enter,
 }
 
 /// Where in its function a probe sits.
@@ -251,6 +253,7 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
                 Action::Release => ACTION_RELEASE,
                 Action::Forget => ACTION_FORGET,
                 Action::Connect => ACTION_CONNECT,
+                Action::Enter => ACTION_ENTER,
             },
             register: match probe.register {
                 Register::Rax => REG_RAX,
@@ -269,12 +272,12 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
         // release at the return may come after the next acquire of the same connection.
         let at = match probe.action {
             Action::Acquire | Action::Connect => At::Returns,
-            Action::Release | Action::Forget => At::Entry,
+            Action::Release | Action::Forget | Action::Enter => At::Entry,
         };
         if probe.at != at {
             let (action, at) = match at {
                 At::Returns => ("acquire or connect", "returns"),
-                At::Entry => ("release or forget", "entry"),
+                At::Entry => ("release, forget or enter", "entry"),
             };
             return Err(format!("{}: {action} is probed at = \"{at}\"", probe.function));
         }
@@ -289,7 +292,7 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
             (None, At::Entry) => {}
             _ => {
                 return Err(format!(
-                    "{}: acquire and connect need chains, release and forget have none",
+                    "{}: acquire and connect need chains, release, forget and enter have none",
                     probe.function
                 ));
             }
@@ -353,7 +356,7 @@ mod tests {
     fn the_embedded_files_are_a_catalogue_that_fits_the_probe_programs() {
         let catalogue = Catalogue::embedded().expect("catalogue");
         let table = ProbeTable::new(&catalogue).expect("fits");
-        assert_eq!(table.specs().len(), 11);
+        assert_eq!(table.specs().len(), 14);
         for spec in table.specs() {
             assert!(catalogue.pools().get(spec.pool as usize).is_some());
         }

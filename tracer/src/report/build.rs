@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     BlameRow, Capture, CaptureHeader, ConnectionRow, ConnectionState, Ending, FindingRow, FrameRow,
-    Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, SaidRow, ServerRow, StackRow, Tool,
+    Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, SaidRow, ServerRow, StackRow, Tool, WaitsRow,
 };
 use crate::model::{
     ConnId, Connection, Finding, MonoNanos, Peer, Process, ServerUse, SessionState, Span, Stack,
-    StackEvent, Statement, Tracker, TxStatus, WirePhase,
+    StackEvent, Statement, Tracker, TxStatus, WaitTotals, WirePhase,
 };
 
 const MILLI: u64 = 1_000_000;
@@ -60,7 +60,7 @@ impl Report {
                 incomplete: ending.incomplete.clone(),
                 servers: tracker.servers().map(server_row).collect(),
             },
-            processes: processes(tracker, &findings),
+            processes: processes(tracker, &findings, at),
             findings: (1..)
                 .zip(&findings)
                 .map(|(id, finding)| finding_row(tracker, id, finding))
@@ -71,7 +71,7 @@ impl Report {
 }
 
 /// Processes that have connections or findings, by pid.
-fn processes(tracker: &Tracker, findings: &[Finding]) -> Vec<ProcessRow> {
+fn processes(tracker: &Tracker, findings: &[Finding], at: MonoNanos) -> Vec<ProcessRow> {
     let mut live = BTreeMap::new();
     for conn in tracker.live() {
         *live.entry(conn.owner).or_insert(0u64) += 1;
@@ -81,14 +81,14 @@ fn processes(tracker: &Tracker, findings: &[Finding]) -> Vec<ProcessRow> {
         .processes()
         .filter_map(|process| {
             let live = live.get(&process.id).copied().unwrap_or(0);
-            (live > 0 || found.contains(&process.id)).then(|| process_row(process, live))
+            (live > 0 || found.contains(&process.id)).then(|| process_row(process, live, at))
         })
         .collect();
     rows.sort_by_key(|row| row.pid);
     rows
 }
 
-fn process_row(process: &Process, connections: u64) -> ProcessRow {
+fn process_row(process: &Process, connections: u64, at: MonoNanos) -> ProcessRow {
     let seen = process.seen.as_ref();
     ProcessRow {
         pid: process.pid.0,
@@ -105,12 +105,29 @@ fn process_row(process: &Process, connections: u64) -> ProcessRow {
                     name: pool.name.clone(),
                     observed: pool.observed,
                     note: pool.note.clone(),
+                    waits: waits_row(WaitTotals::of(
+                        process.waits.iter().filter(|waits| waits.told.pool == pool.name),
+                        at,
+                    )),
                 })
                 .collect()
         }),
         connections,
         ended: process.ended_at.is_some(),
     }
+}
+
+fn waits_row(totals: Option<WaitTotals>) -> Option<WaitsRow> {
+    let totals = totals?;
+    Some(WaitsRow {
+        waiting: totals.waiting,
+        longest_waiting_ms: totals.longest_waiting.map(|nanos| nanos / MILLI),
+        served: totals.served,
+        failed: totals.failed,
+        waited_ms: totals.nanos / MILLI,
+        longest_waited_ms: totals.longest / MILLI,
+        most_out: totals.most_out,
+    })
 }
 
 fn finding_row(tracker: &Tracker, id: u32, finding: &Finding) -> FindingRow {
@@ -147,6 +164,7 @@ fn finding_row(tracker: &Tracker, id: u32, finding: &Finding) -> FindingRow {
         server_exhausted_in_ms: server_exhausted_in(tracker, finding, &members),
         ended_by_exit: finding.ended_by_exit as u64,
         from_before: finding.from_before as u64,
+        waits: waits_row(finding.waits),
         peer: agreed(&members, |conn| Some(peer(&conn.opened.peer))),
         database: agreed(&members, |conn| conn.database().map(ToOwned::to_owned)),
         user: agreed(&members, |conn| conn.user().map(ToOwned::to_owned)),

@@ -131,6 +131,25 @@ pub struct PoolRow {
     pub name: String,
     pub observed: bool,
     pub note: Option<String>,
+    /// `None` where the entry of its acquires is not seen.
+    pub waits: Option<WaitsRow>,
+}
+
+/// Waits for a connection of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct WaitsRow {
+    /// Callers that wait at the end.
+    pub waiting: u64,
+    /// For how long the longest of them has; `None` of none.
+    pub longest_waiting_ms: Option<u64>,
+    /// Waits that ended with a connection, and without.
+    pub served: u64,
+    pub failed: u64,
+    /// Time of all waits that ended, and the longest.
+    pub waited_ms: u64,
+    pub longest_waited_ms: u64,
+    /// Connections that were out at the same time, at most.
+    pub most_out: u64,
 }
 
 /// Shortest and longest of a group, in milliseconds.
@@ -167,6 +186,8 @@ pub struct FindingRow {
     /// JSON tells it of each connection.
     #[serde(skip)]
     pub from_before: u64,
+    /// Of the pool; `None` where the entry of its acquires is not seen.
+    pub waits: Option<WaitsRow>,
     /// Server, database and user of the connections, where they agree.
     pub peer: Option<String>,
     pub database: Option<String>,

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, io};
 
 use super::{
-    BlameRow, FindingRow, FrameRow, Millis, ProcessRow, Report, ServerRow, StackRow,
+    BlameRow, FindingRow, FrameRow, Millis, ProcessRow, Report, ServerRow, StackRow, WaitsRow,
     escape::{cut_middle, escape, width},
 };
 use crate::model::{Certainty, FrameKind, StackEvent, Verdict, duration};
@@ -102,7 +102,10 @@ impl Page<'_> {
             (true, _) => "31;1",
         };
         writeln!(self.out, "{}{gap}{certainty}", self.paint(&title, code))?;
-        self.blame(finding)?;
+        let small = finding.verdict == Verdict::PoolTooSmall;
+        if !small {
+            self.blame(finding)?;
+        }
         let process = report.processes.iter().find(|process| process.pid == finding.pid);
         self.line("process", &process_words(finding, process))?;
         if let Some(server) = server_words(finding) {
@@ -114,7 +117,12 @@ impl Page<'_> {
         if let Some(held) = finding.held_ms {
             self.line("held for", &span_words(held))?;
         }
-        self.line("silent for", &span_words(finding.silent_ms))?;
+        if !small {
+            self.line("silent for", &span_words(finding.silent_ms))?;
+        }
+        if let Some(waiting) = finding.waits.as_ref().and_then(waiting_words) {
+            self.line("waiting", &waiting)?;
+        }
         if let Some(growth) = finding.growth_per_minute {
             let left = finding.server_exhausted_in_ms.map_or_else(String::new, |millis| {
                 let left = duration(millis.saturating_mul(1_000_000));
@@ -299,6 +307,9 @@ impl Page<'_> {
                 if let Some(note) = &pool.note {
                     self.paragraph("", note)?;
                 }
+                if let Some(words) = pool.waits.as_ref().and_then(waits_words) {
+                    self.paragraph("", &words)?;
+                }
             }
         }
         let mut label = "coverage";
@@ -383,8 +394,40 @@ fn title(finding: &FindingRow) -> String {
         Verdict::AbandonedPool => "in pools that nothing uses",
         Verdict::NeverUsed => "opened and never used",
         Verdict::LongQuery => "waiting for the server (no leak)",
+        Verdict::PoolTooSmall => "for more callers at a time (no leak)",
     };
     format!("{}: {connections} {words}", finding.verdict.words().to_uppercase())
+}
+
+/// Who waits now.
+fn waiting_words(waits: &WaitsRow) -> Option<String> {
+    let callers = match waits.waiting {
+        1 => "1 caller".to_owned(),
+        n => format!("{n} callers"),
+    };
+    let longest = duration(waits.longest_waiting_ms?.saturating_mul(1_000_000));
+    Some(format!("{callers}, the longest for {longest}"))
+}
+
+/// Who waits and who has waited, in a sentence.
+fn waits_words(waits: &WaitsRow) -> Option<String> {
+    let mut words = Vec::new();
+    let ms = |millis: u64| duration(millis.saturating_mul(1_000_000));
+    if let Some(waiting) = waiting_words(waits) {
+        words.push(format!("waiting for a connection: {waiting}"));
+    }
+    let over = waits.served.saturating_add(waits.failed);
+    if let Some(mean) = waits.waited_ms.checked_div(over) {
+        words.push(format!(
+            "waits that ended: {over}, after {} on average, the longest {}",
+            ms(mean),
+            ms(waits.longest_waited_ms)
+        ));
+    }
+    if waits.failed > 0 {
+        words.push(format!("{} of them without a connection", waits.failed));
+    }
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 fn process_words(finding: &FindingRow, process: Option<&ProcessRow>) -> String {

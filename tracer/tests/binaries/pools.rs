@@ -14,7 +14,9 @@ use tracer::{
     model::Runtime,
     pools::{At, BinaryPlan, Catalogue, PoolFound, ProbeTable, inspect},
 };
-use tracer_ebpf::probe::{ACTION_ACQUIRE, ACTION_CONNECT, ACTION_FORGET, ACTION_RELEASE};
+use tracer_ebpf::probe::{
+    ACTION_ACQUIRE, ACTION_CONNECT, ACTION_ENTER, ACTION_FORGET, ACTION_RELEASE,
+};
 use xtask::clients;
 
 use super::build::{Go, MATRIX, Mode, build_c, hash};
@@ -89,7 +91,12 @@ fn go_pools_are_observed_in_every_kind_of_executable() {
                 match point.at {
                     At::Entry => {
                         assert_eq!(function.start, vaddr);
-                        assert!([ACTION_RELEASE, ACTION_FORGET].contains(&spec.action));
+                        let expected: &[u8] = if point.symbol == acquire {
+                            &[ACTION_ENTER]
+                        } else {
+                            &[ACTION_RELEASE, ACTION_FORGET]
+                        };
+                        assert!(expected.contains(&spec.action));
                     }
                     At::Returns => {
                         assert_eq!(data[point.file_offset as usize], 0xc3);

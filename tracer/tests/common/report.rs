@@ -36,6 +36,13 @@ impl Report {
         all.filter(|finding| !INFORMATION.contains(&finding.verdict())).collect()
     }
 
+    /// What is known of the waits for this pool of a process.
+    pub fn waits(&self, pid: u32, pool: &str) -> &Value {
+        let pools = self.process(pid)["pools"].as_array().expect("a list of pools");
+        let found = pools.iter().find(|row| row["name"] == pool);
+        &found.unwrap_or_else(|| panic!("no pool {pool} in {:#}", self.0))["waits"]
+    }
+
     /// The findings with this verdict.
     pub fn with_verdict(&self, verdict: &str) -> Vec<Finding<'_>> {
         let all = self.list("findings").iter().map(Finding);

@@ -19,6 +19,7 @@ mod python;
 mod server;
 mod standby;
 mod vm;
+mod waits;
 
 use common::client::{Client, Kind};
 use common::report::Report;

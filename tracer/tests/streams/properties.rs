@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tracer::{
     model::{
         Certainty, ConnId, Event, Fd, Finding, Pid, Runtime, Settings, StackEvent, Tracker,
-        TxStatus,
+        TxStatus, Verdict,
     },
     record::{Reader, Writer, replay},
     report::{Ending, Report},
@@ -21,7 +21,7 @@ use super::scene::{Conn, Scene, THRESHOLD, header, ms, seen, stack};
 type Step = (u8, u8, u8);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec((0u8..16, any::<u8>(), any::<u8>()), 0..120)
+    proptest::collection::vec((0u8..18, any::<u8>(), any::<u8>()), 0..120)
 }
 
 /// Who holds what, and the stream so far.
@@ -85,6 +85,15 @@ impl World {
                 scene.stack(at + 1, conn, StackEvent::Acquire, 1, stack("take", "/srv/take.go", 7));
             }
             (7, Some(conn)) if observed => scene.release(at, conn),
+            (16, Some(conn)) if observed => {
+                scene.acquire_from(at, conn, "database/sql", 1 + u32::from(how % 2));
+            }
+            (17, _) if observed => {
+                let since: Vec<u64> =
+                    (0..u64::from(how % 5)).map(|n| at.saturating_sub(n)).collect();
+                let over = (u64::from(which), u64::from(how));
+                scene.waits(at, pid, ("database/sql", 1 + u32::from(how % 2)), &since, over);
+            }
             (8, Some(conn)) => {
                 let open = how.is_multiple_of(2);
                 let status = if open { TxStatus::InTransaction } else { TxStatus::Idle };
@@ -247,6 +256,12 @@ fn shifted(events: &[Event], by: u64) -> Vec<Event> {
         let times = ["at", "last_send", "last_recv", "acquired_at", "released_at"];
         if let Some(fields) = value.as_object_mut() {
             for (name, value) in fields {
+                if let ("since", Some(since)) = (name.as_str(), value.as_array_mut()) {
+                    for at in since {
+                        *at = (at.as_u64().unwrap() + by).into();
+                    }
+                    continue;
+                }
                 match value.as_u64() {
                     Some(at) if times.contains(&name.as_str()) => *value = (at + by).into(),
                     _ => shift(value, by),
@@ -275,7 +290,7 @@ fn runtime() -> impl Strategy<Value = (Runtime, bool)> {
 /// Any event, about few processes, descriptors and connections, so that they collide.
 fn any_event() -> impl Strategy<Value = Event> {
     let (id, pid, fd, at) = (0u64..6, 1u32..4, 0i32..5, any::<u32>());
-    (0u8..11, id, pid, fd, at, any::<u64>(), any::<Option<u64>>()).prop_map(
+    (0u8..12, id, pid, fd, at, any::<u64>(), any::<Option<u64>>()).prop_map(
         |(kind, id, pid, fd, at, number, maybe)| {
             let at = tracer::model::MonoNanos(u64::from(at) << (number % 33));
             let (conn, pid, fd) = (ConnId(id), Pid(pid), Fd(fd));
@@ -304,6 +319,17 @@ fn any_event() -> impl Strategy<Value = Event> {
                 5 => Event::Exec { at, pid, kept: vec![fd] },
                 6 => Event::Exit { at, pid },
                 7 | 8 => Event::Wire { at, conn, local_port: None, state },
+                10 => Event::Waits {
+                    at,
+                    pid,
+                    waits: tracer::model::PoolWaits {
+                        waiting: number,
+                        since: maybe.map(tracer::model::MonoNanos).into_iter().collect(),
+                        served: number,
+                        nanos: number,
+                        ..tracer::model::PoolWaits::none("p".to_owned(), number as u32)
+                    },
+                },
                 9 => Event::Unread { at, conn, bytes: number % 3 },
                 _ => Event::Stack {
                     at,
@@ -500,6 +526,34 @@ proptest! {
         scene.tick(at + THRESHOLD * 2);
         let found = findings(&scene.sorted());
         prop_assert!(found.is_empty(), "{:#?}", found);
+    }
+
+    #[test]
+    fn callers_that_all_come_back_are_never_a_leak_and_a_leak_is_never_a_small_pool(
+        size in 1usize..6, callers in 1usize..16, leaks in 0usize..4,
+        hold in 300u64..2_500, from in 2_000u64..40_000,
+    ) {
+        let leaks = leaks.min(size);
+        let end = 80_000;
+        let events = super::scenarios::pool(&super::scenarios::Pool {
+            size, callers, leaks, hold, leak_at: from, end, ..super::scenarios::Pool::default()
+        });
+        let found = findings(&events);
+        let verdicts: Vec<_> = found.iter().map(|found| found.verdict).collect();
+        let waiting = callers.saturating_sub(size - leaks);
+        if leaks > 0 {
+            prop_assert_eq!(verdicts, [Verdict::Leak]);
+            prop_assert_eq!(found[0].connections.len(), leaks);
+            let told = found[0].evidence.iter().any(|why| why.contains("wait for a connection")
+                || why.contains("waits for a connection"));
+            prop_assert_eq!(told, waiting > 0);
+        } else if callers <= size {
+            prop_assert_eq!(verdicts, []);
+        } else if waiting * 2 >= size {
+            prop_assert_eq!(verdicts, [Verdict::PoolTooSmall]);
+        } else {
+            prop_assert!(verdicts.iter().all(|verdict| *verdict == Verdict::PoolTooSmall));
+        }
     }
 
     #[test]

@@ -34,6 +34,12 @@ pub const SCENARIOS: &[Scenario] = &[
     ("never_used", never_used),
     ("long_query", long_query),
     ("long_query_with_notices", long_query_with_notices),
+    ("pool_too_small", pool_too_small),
+    ("leak_with_waiters", leak_with_waiters),
+    ("leak_in_a_small_pool", leak_in_a_small_pool),
+    ("leak_beside_a_small_pool", leak_beside_a_small_pool),
+    ("long_query_with_waiters", long_query_with_waiters),
+    ("leak_before_a_small_pool", leak_before_a_small_pool),
     ("hostile_names", hostile_names),
     ("nothing", nothing),
     ("healthy_observed", healthy_observed),
@@ -71,6 +77,9 @@ pub const SCENARIOS: &[Scenario] = &[
     ("healthy_pool_with_a_reserve", pools::healthy_pool_with_a_reserve),
     ("healthy_pool_fills_slowly", pools::healthy_pool_fills_slowly),
     ("healthy_before_the_probes", pools::healthy_before_the_probes),
+    ("healthy_waits", healthy_waits),
+    ("healthy_server_full", healthy_server_full),
+    ("healthy_waits_undecided", healthy_waits_undecided),
 ];
 
 fn node(scene: &mut Scene) {
@@ -729,4 +738,183 @@ fn healthy_cancel_request() -> Vec<Event> {
     }
     scene.tick(60_000);
     scene.sorted()
+}
+
+/// A pool of `database/sql` under load, each caller with one request after the other.
+#[derive(Clone, Copy)]
+pub struct Pool {
+    pub pid: u32,
+    pub instance: u32,
+    /// Connections at most, and callers that want one at a time.
+    pub size: usize,
+    pub callers: usize,
+    /// For how long each is out, in milliseconds.
+    pub hold: u64,
+    /// Connections that do not come back, from this time on.
+    pub leaks: usize,
+    pub leak_at: u64,
+    /// Callers come and go until then.
+    pub end: u64,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        let (size, callers, hold, leaks, leak_at, end) = (2, 7, 1_700, 0, 0, 60_000);
+        Self { pid: GO, instance: 1, size, callers, hold, leaks, leak_at, end }
+    }
+}
+
+fn invoice(scene: &mut Scene, at: u64, conn: &mut Conn, instance: u32) {
+    scene.acquire_from(at, conn, "database/sql", instance);
+    scene.query(at + 5, conn, "SELECT amount, currency FROM invoices WHERE customer = $1");
+}
+
+/// Writes the pool's events, with a tick a second until its end.
+pub fn drive(scene: &mut Scene, pool: &Pool) {
+    let Pool { pid, instance, size, callers, hold, leaks, leak_at, end } = *pool;
+    // What leaks is opened anew, up to the limit.
+    let opened = if leaks > 0 { size } else { callers.min(size) };
+    let mut conns: Vec<_> = (0..opened as u64).map(|n| scene.open(1_000 + n * 40, pid)).collect();
+    let mut next = vec![0; opened];
+    for (n, next) in next.iter_mut().enumerate() {
+        *next = 1_300 + n as u64 * hold / opened as u64;
+    }
+    // A pool that leaks gives the connections out that it has.
+    let mut left = leaks.min(opened);
+    let (mut served, mut lost) = (0, vec![false; opened]);
+    for at in (2_000..=end).step_by(1_000) {
+        for (n, conn) in conns.iter_mut().enumerate() {
+            while next[n] < at && !lost[n] {
+                let again = conn.state.checkout.is_some();
+                if again {
+                    scene.release(next[n], conn);
+                }
+                invoice(scene, next[n] + 1, conn, instance);
+                served += u64::from(again && callers > opened - (leaks - left));
+                if left > 0 && next[n] >= leak_at {
+                    left -= 1;
+                    lost[n] = true;
+                    let taken =
+                        stack("main.(*billing).invoiceTotal", "/srv/billing/invoices.go", 31);
+                    let count = conn.state.checkout.as_ref().map_or(0, |checkout| checkout.count);
+                    scene.stack(next[n] + 900, conn, StackEvent::Acquire, count, taken);
+                }
+                next[n] += hold;
+            }
+        }
+        let waiting = callers - (opened - lost.iter().filter(|lost| **lost).count()).min(callers);
+        let since: Vec<u64> = (0..waiting as u64).map(|n| at - 40 * (waiting as u64 - n)).collect();
+        scene.waits(at, pid, ("database/sql", instance), &since, (served, 450));
+        scene.tick(at);
+    }
+}
+
+/// The stream of one such pool.
+pub fn pool(pool: &Pool) -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, pool.pid, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    drive(&mut scene, pool);
+    scene.sorted()
+}
+
+/// Seven callers for two connections, of which each is given back.
+fn pool_too_small() -> Vec<Event> {
+    pool(&Pool { end: 40_000, ..Pool::default() })
+}
+
+/// All three connections leak, and everybody waits.
+fn leak_with_waiters() -> Vec<Event> {
+    pool(&Pool { size: 3, leaks: 3, leak_at: 6_000, ..Pool::default() })
+}
+
+/// One of three connections leaks, and for the callers even three are not enough.
+fn leak_in_a_small_pool() -> Vec<Event> {
+    pool(&Pool { size: 3, leaks: 1, leak_at: 6_000, ..Pool::default() })
+}
+
+/// Two pools of one kind: one leaks, for the other's callers it is too small.
+fn leak_beside_a_small_pool() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, GO, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    drive(&mut scene, &Pool { size: 4, callers: 2, leaks: 2, leak_at: 6_000, ..Pool::default() });
+    drive(&mut scene, &Pool { instance: 2, ..Pool::default() });
+    scene.sorted()
+}
+
+/// The only two connections are out for reports that take long.
+fn long_query_with_waiters() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, GO, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    for n in 0..2 {
+        let mut conn = scene.open(1_000 + n * 40, GO);
+        scene.acquire_from(1_100 + n * 40, &mut conn, "database/sql", 1);
+        scene.ask(1_110 + n * 40, &mut conn, "SELECT * FROM yearly_report($1)");
+    }
+    for at in (2_000..=45_000).step_by(1_000) {
+        scene.waits(at, GO, ("database/sql", 1), &[1_500, 1_800, 1_900], (0, 0));
+        scene.tick(at);
+    }
+    scene.sorted()
+}
+
+/// Callers wait for some seconds, and once for longer, and then there is room again.
+fn healthy_waits() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, GO, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    drive(&mut scene, &Pool { end: 9_000, ..Pool::default() });
+    for at in (10_000..=24_000).step_by(1_000) {
+        scene.waits(at, GO, ("database/sql", 1), &[], (30, 450));
+        scene.tick(at);
+    }
+    // Everything was given back.
+    let events = scene.sorted();
+    let mut scene = Scene::default();
+    scene.events = events;
+    for event in scene.events.clone().iter().rev() {
+        let Event::Wire { conn, state, .. } = event else { continue };
+        let told = |event: &Event| match event {
+            Event::Wire { at, conn: known, .. } => *known == *conn && *at >= ms(9_100),
+            _ => false,
+        };
+        if !scene.events.iter().any(told) {
+            let id = u16::try_from(conn.0).expect("small");
+            let mut conn = Conn { id, pid: GO, fd: 0, state: state.clone() };
+            scene.release(9_100, &mut conn);
+        }
+    }
+    scene.sorted()
+}
+
+/// The server lets nobody in: callers wait for it, not for the pool.
+fn healthy_server_full() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, GO, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    drive(&mut scene, &Pool { callers: 2, end: 40_000, ..Pool::default() });
+    scene.events.retain(|event| !matches!(event, Event::Waits { .. }));
+    for n in 0..5 {
+        scene.bare(1_200 + n * 10, GO, None, None);
+    }
+    for at in (1_990..=40_000).step_by(1_000) {
+        let since = [1_200, 1_210, 1_220, 1_230, 1_240];
+        scene.waits(at, GO, ("database/sql", 1), &since, (at / 400, 20));
+    }
+    scene.sorted()
+}
+
+/// Of six connections four were out and silent before the watch began: nothing is known of them,
+/// and the callers wait for the two others.
+fn leak_before_a_small_pool() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, GO, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    for ago in 1..5 {
+        let ago = Some(ago * 90_000_000_000);
+        scene.bare(0, GO, None, Some(Existing { last_send_ago: ago, last_recv_ago: ago }));
+    }
+    drive(&mut scene, &Pool { end: 40_000, ..Pool::default() });
+    scene.sorted()
+}
+
+/// One of two connections is out and silent, though not for long enough to be a leak.
+fn healthy_waits_undecided() -> Vec<Event> {
+    pool(&Pool { leaks: 1, leak_at: 20_000, end: 44_000, ..Pool::default() })
 }

@@ -4,7 +4,8 @@
 
 use tracer::model::{
     Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,
-    ProcessSeen, Runtime, Stack, StackEvent, Statement, Symbol, TxStatus, WirePhase, WireState,
+    PoolWaits, ProcessSeen, Runtime, Stack, StackEvent, Statement, Symbol, TxStatus, WirePhase,
+    WireState,
 };
 use tracer::report::CaptureHeader;
 
@@ -245,6 +246,7 @@ impl Scene {
             let count = state.checkout.as_ref().map_or(0, |checkout| checkout.count) + 1;
             state.checkout = Some(Checkout {
                 pool: pool.to_owned(),
+                instance: None,
                 is_pool: true,
                 held: true,
                 acquired_at: Some(ms(at)),
@@ -252,6 +254,32 @@ impl Scene {
                 count,
             });
         });
+    }
+
+    /// The same where the acquire's entry is seen too, so that the pool is known.
+    pub fn acquire_from(&mut self, at: u64, conn: &mut Conn, pool: &str, instance: u32) {
+        self.acquire(at, conn, pool);
+        if let Some(Event::Wire { state, .. }) = self.events.last_mut() {
+            for state in [state, &mut conn.state] {
+                if let Some(checkout) = &mut state.checkout {
+                    checkout.instance = Some(instance);
+                }
+            }
+        }
+    }
+
+    /// Callers wait since these times, and so many waits of this many milliseconds have ended.
+    pub fn waits(&mut self, at: u64, pid: u32, pool: (&str, u32), since: &[u64], over: (u64, u64)) {
+        let (served, each) = over;
+        let waits = PoolWaits {
+            waiting: since.len() as u64,
+            since: since.iter().map(|since| ms(*since)).collect(),
+            served,
+            nanos: served * each * 1_000_000,
+            longest: each.min(served * each) * 1_000_000,
+            ..PoolWaits::none(pool.0.to_owned(), pool.1)
+        };
+        self.events.push(Event::Waits { at: ms(at), pid: Pid(pid), waits });
     }
 
     pub fn release(&mut self, at: u64, conn: &mut Conn) {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Case, Grounds, RULES, Rule, lowers_certainty};
+use super::{Case, Grounds, RULES, Rule, lowers_certainty, pool_too_small::consequence};
 use crate::model::{
     connection::blamed,
     event::{MonoNanos, StackEvent},
@@ -42,15 +42,18 @@ pub(in crate::model) fn findings(
         let blame = place.or_else(|| blamed(&stacks).and_then(|(_, frame)| PathKey::of(frame)));
         groups.entry((process, case.rule, pool, blame)).or_default().push(case);
     }
-    let lost: u64 = lost
-        .iter()
-        .filter(|(reason, _)| lowers_certainty(reason))
-        .fold(0, |sum, (_, total)| sum.saturating_add(*total));
+    let lost = lowering(lost);
     let mut findings: Vec<_> = groups
         .into_iter()
-        .map(|((process, rule, pool, _), group)| Finding {
-            pool,
-            ..finding(settings, now, process, RULES[rule], group, lost)
+        .map(|((process, rule, pool, _), group)| {
+            let known = processes.get(&process);
+            let waits = known.and_then(|known| consequence(known, &group, now));
+            let mut found = finding(settings, now, process, RULES[rule], group, lost);
+            if let Some((totals, words)) = waits {
+                found.waits = Some(totals);
+                found.evidence.extend(words);
+            }
+            Finding { pool, ..found }
         })
         .collect();
     exhaust(&mut findings, processes);
@@ -60,6 +63,13 @@ pub(in crate::model) fn findings(
         std::cmp::Reverse((fault, finding.certainty, finding.connections.len()))
     });
     findings
+}
+
+/// Events lost that lower certainty.
+pub(super) fn lowering(lost: &BTreeMap<String, u64>) -> u64 {
+    lost.iter()
+        .filter(|(reason, _)| lowers_certainty(reason))
+        .fold(0, |sum, (_, total)| sum.saturating_add(*total))
 }
 
 /// The pool of a case: observed, or the only one recognised in the process.
@@ -192,6 +202,7 @@ fn finding(
         exhausted_in: None,
         ended_by_exit,
         from_before: group.iter().filter(|case| case.before).count(),
+        waits: None,
         evidence,
         hint: rule.hint().to_owned(),
     }

@@ -3,13 +3,15 @@
 //! May import nothing. Invariant: a reason that is not known here lowers it.
 
 /// Losses that cannot make a connection look held or silent: they cost a stack, an acquire (never
-/// a release), or a per-process setting. Names are those of the kernel side's drop reasons.
-const HARMLESS: [&str; 5] = [
+/// a release), a wait, or a per-process setting. Names are those of the kernel side's drop reasons.
+const HARMLESS: [&str; 7] = [
     "no_stack_slot",
     "stack_read_failed",
     "checkout_map_full",
     "checkout_unjoined",
     "process_map_full",
+    "caller_map_full",
+    "waits_map_full",
 ];
 
 /// Whether a loss for this reason could explain that no close, release or byte was seen.

@@ -15,6 +15,7 @@ mod leak_unread;
 mod long_query;
 mod loss;
 mod never_used;
+mod pool_too_small;
 mod purpose;
 mod returned_in_transaction;
 
@@ -24,6 +25,7 @@ pub(super) use abandoned_pool::Abandoned;
 pub(super) use bypass::{Bypass, is_bypassed};
 pub(super) use group::findings;
 pub use loss::lowers_certainty;
+pub(super) use pool_too_small::too_small;
 pub(super) use purpose::is_silent_on_purpose;
 
 use super::{

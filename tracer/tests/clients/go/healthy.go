@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"fmt"
 	"sync"
 	"time"
 
@@ -158,6 +159,36 @@ func healthyPgxpoolRows(ctx context.Context, pool *pgxpool.Pool) error {
 func longQuery(db *sql.DB, seconds string) error {
 	_, err := db.Exec("select pg_sleep($1)", seconds)
 	return err
+}
+
+// briefQuery keeps the server busy for a moment, and its connection with it.
+func briefQuery(ctx context.Context, db *sql.DB) error {
+	_, err := db.ExecContext(ctx, "select pg_sleep(0.02)")
+	return err
+}
+
+func briefPgxpool(ctx context.Context, pool *pgxpool.Pool) error {
+	_, err := pool.Exec(ctx, "select pg_sleep(0.02)")
+	return err
+}
+
+// load starts `workers` goroutines that make one request after the other, and returns when each
+// has begun.
+func load(workers int, request func() error) {
+	var begun sync.WaitGroup
+	for i := 0; i < workers; i++ {
+		begun.Add(1)
+		go func() {
+			begun.Done()
+			for {
+				if err := request(); err != nil {
+					fmt.Println("error", err)
+					return
+				}
+			}
+		}()
+	}
+	begun.Wait()
 }
 
 // burst sends `count` requests at once.

@@ -20,9 +20,10 @@ import (
 const pace = 100 * time.Millisecond
 
 type client struct {
-	ctx  context.Context
-	db   *sql.DB
-	pool *pgxpool.Pool
+	ctx     context.Context
+	db      *sql.DB
+	pool    *pgxpool.Pool
+	maxOpen int
 }
 
 // pgx returns the pgxpool, made when first asked for: it connects at once.
@@ -32,7 +33,7 @@ func (c *client) pgx() (*pgxpool.Pool, error) {
 		if err != nil {
 			return nil, err
 		}
-		config.MaxConns = 60
+		config.MaxConns = int32(c.maxOpen)
 		if c.pool, err = pgxpool.ConnectConfig(c.ctx, config); err != nil {
 			return nil, err
 		}
@@ -166,6 +167,18 @@ func (c *client) run(words []string) error {
 			}
 		}
 		return hammer(number(1), number(2), func() error { return c.healthy(shape) })
+	case "load":
+		request := func() error { return briefQuery(c.ctx, c.db) }
+		if word(2) == "pgxpool" {
+			pool, err := c.pgx()
+			if err != nil {
+				return err
+			}
+			request = func() error { return briefPgxpool(c.ctx, pool) }
+		}
+		// Answered when each worker has begun; they go on for as long as this runs.
+		load(number(1), request)
+		return nil
 	case "hold_query":
 		// Answered when the statement is on its way.
 		seconds := word(1)
@@ -194,7 +207,7 @@ func (c *client) run(words []string) error {
 
 func main() {
 	maxIdle := flag.Int("max-idle", 2, "database/sql: idle connections kept")
-	maxOpen := flag.Int("max-open", 60, "database/sql: connections at most")
+	maxOpen := flag.Int("max-open", 60, "connections of a pool at most")
 	flag.Parse()
 
 	// Everything comes from the PG* variables.
@@ -206,7 +219,7 @@ func main() {
 	db.SetMaxIdleConns(*maxIdle)
 	db.SetMaxOpenConns(*maxOpen)
 
-	c := &client{ctx: context.Background(), db: db}
+	c := &client{ctx: context.Background(), db: db, maxOpen: *maxOpen}
 	fmt.Println("ready", os.Getpid(), runtime.Version())
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
