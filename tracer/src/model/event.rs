@@ -238,6 +238,8 @@ pub struct ServerUse {
     pub max_sessions: Option<u64>,
     /// Of these, kept for superusers and the like.
     pub reserved: Option<u64>,
+}
+
 /// Callers that wait for a connection of a pool, and those that did; an acquire that takes less
 /// than a millisecond is no wait, and neither is the time it takes to open a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     BlameRow, Capture, CaptureHeader, ConnectionRow, ConnectionState, Ending, FindingRow, FrameRow,
-    Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, SaidRow, ServerRow, StackRow, Tool, WaitsRow,
+    Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, SaidRow, ServerRow, StackRow, Tool,
+    WaitsRow,
 };
 use crate::model::{
     ConnId, Connection, Finding, MonoNanos, Peer, Process, ServerUse, SessionState, Span, Stack,

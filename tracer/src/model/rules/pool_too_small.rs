@@ -153,7 +153,10 @@ fn finding(
         silent: Span::of(members.iter().map(|conn| conn.silence(now)))?,
         connections: members.iter().map(|conn| conn.id).collect(),
         growth_per_minute: None,
+        pool_max: None,
+        exhausted_in: None,
         ended_by_exit: 0,
+        from_before: 0,
         waits: Some(totals),
         evidence,
         hint: "Give the pool more connections, if the server has room for them (max_connections), \
