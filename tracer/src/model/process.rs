@@ -1,12 +1,16 @@
 //! A process as the model knows it: its descriptors, what its code paths do with connections, and
 //! the connections it closed that some verdict still needs.
 //!
-//! May import `model::event`. Invariants: identity is our own number, never the pid; every
+//! May import `model::event`, `behaviour` and `habits`. Invariants: identity is our own number, never the pid; every
 //! collection here is bounded by a constant of this module.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::event::{ConnId, Fd, Frame, MonoNanos, Peer, Pid, ProcessSeen, Runtime};
+use super::{
+    behaviour::Assumed,
+    event::{ConnId, Fd, Frame, MonoNanos, Peer, Pid, ProcessSeen, Runtime},
+    habits::Habits,
+};
 
 /// Distinct last-use paths kept for one process. Uses by further paths are not counted, so those
 /// paths never extend a finding.
@@ -73,6 +77,8 @@ pub(super) struct Past {
     /// First time it was seen used.
     pub(super) used_at: Option<MonoNanos>,
     pub(super) paths: Vec<PathKey>,
+    /// The server ended it.
+    pub(super) peer_closed: bool,
 }
 
 /// A process.
@@ -94,6 +100,7 @@ pub struct Process {
     pub(super) alive: BTreeSet<ConnId>,
     paths: BTreeMap<PathKey, PathUse>,
     past: VecDeque<Past>,
+    pub(super) habits: Habits,
     /// Closed connections were forgotten up to this time because there were too many.
     pub(super) forgotten_until: Option<MonoNanos>,
 }
@@ -112,6 +119,7 @@ impl Process {
             alive: BTreeSet::new(),
             paths: BTreeMap::new(),
             past: VecDeque::new(),
+            habits: Habits::default(),
             forgotten_until: None,
         }
     }
@@ -126,6 +134,11 @@ impl Process {
     #[must_use]
     pub fn is_observed(&self) -> bool {
         self.seen.as_ref().is_some_and(|seen| seen.pools.iter().any(|pool| pool.observed))
+    }
+
+    /// What must be assumed of the pools that it may use.
+    pub(super) fn assumed(&self) -> Assumed {
+        Assumed::of(self.seen.as_ref().map_or(&[], |seen| &seen.pools))
     }
 
     /// What is known of the uses by a path.
@@ -168,5 +181,6 @@ impl Process {
     pub(super) fn forget_code(&mut self) {
         self.paths.clear();
         self.past.clear();
+        self.habits = Habits::default();
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     BlameRow, Capture, CaptureHeader, ConnectionRow, ConnectionState, Ending, FindingRow, FrameRow,
-    Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, StackRow, Tool,
+    Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, StackRow, Tool, inference, standing,
 };
 use crate::model::{
     ConnId, Connection, Finding, MonoNanos, Peer, Process, Span, Stack, StackEvent, Statement,
@@ -104,6 +104,10 @@ fn process_row(process: &Process, connections: u64) -> ProcessRow {
                     name: pool.name.clone(),
                     observed: pool.observed,
                     note: pool.note.clone(),
+                    presence: pool.presence,
+                    how: pool.how.clone(),
+                    inference: inference(pool),
+                    standing: standing(pool),
                 })
                 .collect()
         }),

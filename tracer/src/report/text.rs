@@ -275,10 +275,9 @@ impl Page<'_> {
             self.line(label, &format!("{name}, pid {}: {open}", process.pid))?;
             label = "";
             for pool in &process.pools {
-                let how = if pool.observed { "checkouts observed" } else { "checkouts inferred" };
-                self.line("", &format!("  {}: {how}", pool.name))?;
-                if let Some(note) = &pool.note {
-                    self.paragraph("", note)?;
+                self.line("", &format!("  {}: {}", pool.name, pool.standing))?;
+                for words in [&pool.how, &pool.note, &pool.inference].into_iter().flatten() {
+                    self.paragraph("", words)?;
                 }
             }
         }

@@ -8,6 +8,7 @@
 mod bypass;
 mod group;
 mod idle_in_transaction;
+mod kept;
 mod leak_inferred;
 mod leak_observed;
 mod leak_unread;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 
 pub(super) use bypass::{Bypass, is_bypassed};
 pub(super) use group::findings;
+pub(super) use kept::Kept;
 pub use loss::lowers_certainty;
 pub(super) use purpose::is_silent_on_purpose;
 
@@ -38,6 +40,8 @@ pub(super) struct Scene<'a> {
     pub(super) process: &'a Process,
     /// Connections of the process that a pool would not have passed over, had it had them.
     pub(super) bypassed: BTreeMap<ConnId, Bypass>,
+    /// Connections of the process that its pool would have used or closed, had it had them.
+    pub(super) kept: BTreeMap<ConnId, Kept>,
 }
 
 impl<'a> Scene<'a> {
@@ -49,7 +53,8 @@ impl<'a> Scene<'a> {
         alive: &[&Connection],
     ) -> Self {
         let bypassed = bypass::survey(settings, now, process, alive);
-        Self { settings, now, process, bypassed }
+        let kept = kept::survey(settings, now, process, alive);
+        Self { settings, now, process, bypassed, kept }
     }
 
     /// Silent past the threshold.
@@ -72,6 +77,7 @@ pub(super) enum Grounds {
     /// No checkout is known.
     Unread(Unread),
     Bypass(Bypass),
+    Kept(Kept),
     Transaction {
         status: TxStatus,
         given_back: bool,
