@@ -183,10 +183,13 @@ fn a_forking_server_opens_in_its_children() {
             let (conn, fd) = (ConnId(u64::from(before.id)), Fd(before.fd));
             scene.events.push(Event::Close { at: ms(2_100), conn, pid: Pid(child), fd });
         }
-        let mut conn = scene.open(at, child);
-        used(&mut scene, at + 20, &mut conn, list());
-        for at in (at + 800..60_000).step_by(800) {
-            scene.query(at, &mut conn, "SELECT 1");
+        // More than one for a thread, so that threads share.
+        for at in [at, at + 50] {
+            let mut conn = scene.open(at, child);
+            used(&mut scene, at + 20, &mut conn, list());
+            for at in (at + 800..60_000).step_by(800) {
+                scene.query(at, &mut conn, "SELECT 1");
+            }
         }
     }
     scene.tick(60_000);
@@ -431,9 +434,11 @@ fn workers_keep_a_connection_each_and_work_as_it_comes() {
     scene.process(0, APP, queue_pool());
     let mut conns = opened(&mut scene, 5, 1_000);
     let order = [0, 1, 2, 3, 1, 0, 2, 3, 3, 2, 0, 1, 0, 3, 1, 2, 2, 0, 1, 3, 0, 2];
-    for (at, index) in (5_000..).step_by(1_900).zip(order) {
+    let mut at = 5_000;
+    for (turn, index) in order.into_iter().enumerate() {
         used(&mut scene, at, &mut conns[index], list());
+        at += GAPS[turn % GAPS.len()];
     }
-    scene.tick(60_000);
+    scene.tick(80_000);
     is_silent(scene);
 }
