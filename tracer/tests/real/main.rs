@@ -14,6 +14,7 @@ mod clients;
 mod descriptors;
 mod go;
 mod node;
+mod pools;
 mod python;
 mod standby;
 mod vm;
