@@ -2,8 +2,8 @@
 //! the catalogue knows it, and of a process as what must be assumed of all the pools that it may
 //! use.
 //!
-//! May import `serde` only. Invariant: adding a pool to a process never makes the assumptions
-//! bolder: where several are possible, the weakest behaviour of all of them counts.
+//! May import `serde` only. Invariant: a further pool never makes the assumptions bolder: where
+//! several are possible, the weakest behaviour of all of them counts.
 
 use serde::{Deserialize, Serialize};
 

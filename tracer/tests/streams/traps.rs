@@ -6,8 +6,8 @@
 
 use tracer::{
     model::{
-        Certainty, ConnId, Event, Fd, Finding, Pid, ProcessSeen, Runtime, Settings, Stack, Tracker,
-        Verdict,
+        Certainty, ConnId, Event, Fd, Finding, Pid, Presence, ProcessSeen, Runtime, Settings,
+        Stack, Tracker, Verdict,
     },
     pools::Catalogue,
 };
@@ -323,6 +323,15 @@ fn left_after_the_evening(process: ProcessSeen) -> Scene {
     }
     scene.tick(90_000);
     scene
+}
+
+#[test]
+fn a_pool_of_an_older_recording_is_loaded_and_nothing_is_assumed_of_it() {
+    let old = r#"{"name":"sqlx","observed":false,"note":null}"#;
+    let mut process = app(Runtime::Node, &[]);
+    process.pools = vec![serde_json::from_str(old).unwrap()];
+    assert_eq!(process.pools[0].presence, Presence::Loaded);
+    is_silent(left_after_the_evening(process));
 }
 
 #[test]

@@ -30,6 +30,9 @@ use crate::model::{
 
 /// The longest round takes at least half as long again as the shortest.
 const IRREGULAR: (u64, u64) = (3, 2);
+/// Connections of a process among which rotation is looked for: in more, too few turns of each are
+/// remembered.
+const MAX_ROTATION: usize = 256;
 /// Each of the others was used so many times at least.
 const ROUNDS: usize = 3;
 
@@ -73,12 +76,19 @@ pub(super) fn survey(
             conn.use_path().is_some_and(|path| !conn.refuted && process.path(&path).refuted == 0)
         })
         .collect();
-    for conn in &suspects {
-        let why = passed_over(settings, now, process, &assumed, alive, conn)
-            .or_else(|| over_time(EndOfLife::Idle, now, process, &assumed, &suspects, conn))
-            .or_else(|| over_time(EndOfLife::Age, now, process, &assumed, &suspects, conn));
-        if let Some(why) = why {
-            kept.insert(conn.id, Kept { why, loaded: assumed.loaded });
+    let mut keep = |id: ConnId, why: Why| {
+        kept.entry(id).or_insert(Kept { why, loaded: assumed.loaded });
+    };
+    if assumed.fifo && alive.len() <= MAX_ROTATION {
+        for conn in &suspects {
+            if let Some(why) = passed_over(settings, now, process, &assumed, alive, conn) {
+                keep(conn.id, why);
+            }
+        }
+    }
+    for end in [EndOfLife::Idle, EndOfLife::Age] {
+        for (id, why) in over_time(end, now, process, &assumed, &suspects) {
+            keep(id, why);
         }
     }
     kept
@@ -93,9 +103,6 @@ fn passed_over(
     alive: &[&Connection],
     conn: &Connection,
 ) -> Option<Why> {
-    if !assumed.fifo {
-        return None;
-    }
     let identity = conn.identity()?;
     let path = conn.use_path()?;
     let pool: Vec<_> = alive
@@ -146,39 +153,47 @@ fn is_rotation(turns: &[&Turn], members: usize, pause: u64) -> bool {
     in_turn && irregular && begins.len() >= 2
 }
 
-/// The pool closes what is over its time, and more is over its time than the pool ever kept.
+/// Connections that the pool would have closed: it closes what is over its time, and more is over
+/// its time than the pool ever kept.
 fn over_time(
     end: EndOfLife,
     now: MonoNanos,
     process: &Process,
     assumed: &Assumed,
     suspects: &[&Connection],
-    conn: &Connection,
-) -> Option<Why> {
-    let (after, until) = match end {
-        EndOfLife::Idle => assumed.idle_timeout?,
-        EndOfLife::Age => assumed.max_lifetime?,
+) -> Vec<(ConnId, Why)> {
+    let time = match end {
+        EndOfLife::Idle => assumed.idle_timeout,
+        EndOfLife::Age => assumed.max_lifetime,
     };
-    let retired = process.habits.retired(end, conn)?;
-    let is_over = |conn: &Connection| {
-        let time = match end {
+    let Some((after, until)) = time else { return Vec::new() };
+    let why = match end {
+        EndOfLife::Idle => Why::NotClosedIdle { after },
+        EndOfLife::Age => Why::NotClosedAged { after },
+    };
+    let mut pools: BTreeMap<_, (usize, Vec<ConnId>)> = BTreeMap::new();
+    for conn in suspects {
+        let passed = match end {
             EndOfLife::Idle => conn.silence(now),
             EndOfLife::Age => now.since(conn.opened.at),
         };
-        time > until && conn.use_path().is_some_and(|path| retired.paths.contains(&path))
-    };
-    let over = suspects.iter().filter(|other| {
-        other.opened.peer == conn.opened.peer
-            && other.identity() == conn.identity()
-            && is_over(other)
-    });
-    let enough = match end {
-        EndOfLife::Idle => over.count() > retired.lowest,
-        // Those of the minimum are replaced too.
-        EndOfLife::Age => true,
-    };
-    (is_over(conn) && enough).then_some(match end {
-        EndOfLife::Idle => Why::NotClosedIdle { after },
-        EndOfLife::Age => Why::NotClosedAged { after },
-    })
+        let Some(retired) = process.habits.retired(end, conn).filter(|_| passed > until) else {
+            continue;
+        };
+        if conn.use_path().is_some_and(|path| retired.paths.contains(&path)) {
+            let pool = pools.entry((&conn.opened.peer, conn.identity())).or_default();
+            pool.0 = match end {
+                EndOfLife::Idle => retired.lowest,
+                // Those of the minimum are replaced too.
+                EndOfLife::Age => 0,
+            };
+            pool.1.push(conn.id);
+        }
+    }
+    pools
+        .into_values()
+        .filter(|(kept, over)| over.len() > *kept)
+        .flat_map(|(_, over)| over)
+        .map(|id| (id, why))
+        .collect()
 }
