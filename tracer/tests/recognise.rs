@@ -5,6 +5,7 @@
     reason = "helpers of tests may panic; clippy knows only the test functions as tests"
 )]
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -278,13 +279,15 @@ fn links_do_not_lead_out_of_the_root() {
     tree.link("/srv/app/node_modules", outside.path());
     tree.started(&["node", "/srv/app/main.js"], "/srv/app", &[]);
     is(&tree.of(Runtime::Node), &[]);
+    let root = ProcFs::at(tree.dir.path().join("proc")).root_of(Pid(PID)).unwrap();
+    assert_eq!(root.read(Path::new("/srv/app/node_modules/pg-pool/package.json"), 100), None);
+    assert_eq!(root.names(Path::new("/srv/app/node_modules"), 9), Vec::<OsString>::new());
     // The same path below the root is the process's own.
     tree.npm(&format!("{}/pg-pool", outside.path().display()), "2.0.0");
     is(&tree.of(Runtime::Node), &[("pg-pool", INSTALLED)]);
     assert!(tree.how(Runtime::Node).starts_with("pg-pool 2.0.0 "));
     let up = "../".repeat(40) + outside.path().to_str().unwrap();
     tree.link("/srv/app/out", up);
-    let root = ProcFs::at(tree.dir.path().join("proc")).root_of(Pid(PID)).unwrap();
     assert_eq!(
         root.real(Path::new("/srv/app/out/pg-pool")),
         Some(outside.path().join("pg-pool")),
