@@ -274,6 +274,13 @@ impl Page<'_> {
             };
             self.line(label, &format!("{name}, pid {}: {open}", process.pid))?;
             label = "";
+            if process.pools.is_empty() {
+                self.paragraph(
+                    "",
+                    "No pool is recognised: nothing is assumed of how it opens and closes \
+                     connections.",
+                )?;
+            }
             for pool in &process.pools {
                 self.line("", &format!("  {}: {}", pool.name, pool.standing))?;
                 for words in [&pool.how, &pool.note, &pool.inference].into_iter().flatten() {
