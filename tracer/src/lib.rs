@@ -19,6 +19,7 @@ pub mod ingest;
 pub mod loader;
 pub mod model;
 pub mod pools;
+pub mod recognise;
 pub mod record;
 pub mod report;
 pub mod server;

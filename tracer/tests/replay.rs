@@ -18,6 +18,8 @@ mod properties;
 mod scenarios;
 #[path = "streams/scene.rs"]
 mod scene;
+#[path = "streams/traps.rs"]
+mod traps;
 
 use std::path::PathBuf;
 

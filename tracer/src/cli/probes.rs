@@ -1,6 +1,6 @@
 //! `connleak probes`: what was recognised in a process or file, what can be probed, what cannot.
 //!
-//! May import `host` and `pools`. Attaches nothing.
+//! May import `host`, `pools`, `recognise` and the report's words. Attaches nothing.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,8 +17,10 @@ use super::{
 };
 use crate::{
     host::proc::ProcFs,
-    model::{Pid, Runtime},
+    model::{Pid, PoolSeen, Presence, Runtime},
     pools::{At, Catalogue, ProbeTable, inspect},
+    recognise::{self, Facts},
+    report::{inference, standing},
     symbolize::map_file,
 };
 
@@ -37,8 +39,21 @@ struct Process {
     pid: u32,
     comm: Option<String>,
     exe: Option<String>,
+    runtime: Option<Runtime>,
     /// Indexes into `files`.
     files: Vec<usize>,
+    /// Recognised by what the process has loaded or could load.
+    pools: Vec<ProcessPool>,
+}
+
+#[derive(Serialize)]
+struct ProcessPool {
+    name: String,
+    presence: Presence,
+    how: Option<String>,
+    inference: Option<String>,
+    #[serde(skip)]
+    standing: &'static str,
 }
 
 #[derive(Serialize)]
@@ -53,6 +68,7 @@ struct PoolProbes {
     name: String,
     observed: bool,
     note: Option<String>,
+    inference: Option<String>,
     points: Vec<PointProbe>,
 }
 
@@ -61,6 +77,33 @@ struct PointProbe {
     symbol: String,
     at: &'static str,
     file_offset: u64,
+}
+
+impl PoolProbes {
+    /// The pool as a report would have it.
+    fn seen(&self, catalogue: &Catalogue) -> PoolSeen {
+        PoolSeen {
+            name: self.name.clone(),
+            observed: self.observed,
+            note: self.note.clone(),
+            presence: Presence::Loaded,
+            how: None,
+            pooler: false,
+            behaviour: catalogue.pool(&self.name).and_then(|pool| pool.behaviour.clone()),
+        }
+    }
+}
+
+impl ProcessPool {
+    fn of(seen: &PoolSeen) -> Self {
+        Self {
+            name: seen.name.clone(),
+            presence: seen.presence,
+            how: seen.how.clone(),
+            inference: inference(seen),
+            standing: standing(seen),
+        }
+    }
 }
 
 /// Runs it.
@@ -101,6 +144,7 @@ fn processes(args: &ProbesArgs, catalogue: &Catalogue, probes: &mut Probes) -> a
     };
     for pid in pids {
         let mut files = Vec::new();
+        let mut runtime = None;
         for mapped in proc.mapped_files(Pid(pid)) {
             let shown = mapped.path.display().to_string();
             let known = probes.files.iter().position(|file| file.path == shown);
@@ -108,6 +152,8 @@ fn processes(args: &ProbesArgs, catalogue: &Catalogue, probes: &mut Probes) -> a
                 probes.files.push(look(catalogue, &mapped.entry, &shown)?);
                 Some(probes.files.len() - 1)
             });
+            // The executable is mapped first.
+            runtime = runtime.or(index.and_then(|index| probes.files[index].runtime));
             if let Some(index) = index
                 && !files.contains(&index)
                 && (!probes.files[index].pools.is_empty() || args.pid.is_some())
@@ -121,9 +167,19 @@ fn processes(args: &ProbesArgs, catalogue: &Catalogue, probes: &mut Probes) -> a
                  thread has nothing mapped)"
             );
         }
-        if !files.is_empty() {
-            let (comm, exe) = (proc.comm(Pid(pid)), proc.exe(Pid(pid)));
-            probes.processes.push(Process { pid, comm, exe, files });
+        let (comm, exe) = (proc.comm(Pid(pid)), proc.exe(Pid(pid)));
+        let runtime = proc.runtime(Pid(pid), runtime);
+        let found: Vec<PoolSeen> = files
+            .iter()
+            .flat_map(|index| &probes.files[*index].pools)
+            .map(|pool| pool.seen(catalogue))
+            .collect();
+        let facts = Facts { comm: comm.as_deref(), exe: exe.as_deref(), runtime, found: &found };
+        let mut seen = recognise::pools(catalogue, &proc, Pid(pid), &facts);
+        seen.sort_by(|a, b| a.name.cmp(&b.name));
+        let pools: Vec<ProcessPool> = seen.iter().map(ProcessPool::of).collect();
+        if !files.is_empty() || !pools.is_empty() {
+            probes.processes.push(Process { pid, comm, exe, runtime, files, pools });
         }
     }
     Ok(())
@@ -136,6 +192,7 @@ fn look(catalogue: &Catalogue, path: &Path, shown: &str) -> Option<FileProbes> {
         name: pool.name,
         observed: pool.observed,
         note: pool.note,
+        inference: None,
         points: pool
             .points
             .into_iter()
@@ -149,7 +206,11 @@ fn look(catalogue: &Catalogue, path: &Path, shown: &str) -> Option<FileProbes> {
             })
             .collect(),
     });
-    Some(FileProbes { path: shown.to_owned(), runtime: plan.runtime, pools: pools.collect() })
+    let mut pools: Vec<PoolProbes> = pools.collect();
+    for pool in &mut pools {
+        pool.inference = inference(&pool.seen(catalogue));
+    }
+    Some(FileProbes { path: shown.to_owned(), runtime: plan.runtime, pools })
 }
 
 fn text(probes: &Probes, asked: bool, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -160,6 +221,19 @@ fn text(probes: &Probes, asked: bool, out: &mut dyn Write) -> anyhow::Result<()>
         for file in process.files.iter().filter_map(|index| probes.files.get(*index)) {
             file_text(file, out)?;
         }
+        for pool in &process.pools {
+            writeln!(out, "  {}: {}", printable(&pool.name), pool.standing)?;
+            for words in [&pool.how, &pool.inference].into_iter().flatten() {
+                writeln!(out, "      {}", printable(words))?;
+            }
+        }
+        if process.pools.is_empty() && process.files.iter().all(|at| probes.files[*at].is_bare()) {
+            writeln!(
+                out,
+                "  No pool is recognised: nothing is assumed of how it opens and closes \
+                 connections."
+            )?;
+        }
         writeln!(out)?;
     }
     if probes.processes.is_empty() {
@@ -167,15 +241,22 @@ fn text(probes: &Probes, asked: bool, out: &mut dyn Write) -> anyhow::Result<()>
             file_text(file, out)?;
         }
     }
-    if probes.files.iter().all(|file| file.pools.is_empty()) {
+    let nothing = probes.files.iter().all(FileProbes::is_bare);
+    if nothing && probes.processes.iter().all(|process| process.pools.is_empty()) {
         writeln!(
             out,
-            "No pool or driver that can be probed{}. Checkouts are then inferred from the wire:\n\
-             Node.js, Python and Java pools have no native function to attach to.",
+            "No pool or driver is recognised{}. Checkouts are then inferred from the wire.",
             if asked { "" } else { " in any process" }
         )?;
     }
     Ok(())
+}
+
+impl FileProbes {
+    /// Nothing is recognised in it.
+    fn is_bare(&self) -> bool {
+        self.pools.is_empty()
+    }
 }
 
 fn file_text(file: &FileProbes, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -187,8 +268,8 @@ fn file_text(file: &FileProbes, out: &mut dyn Write) -> anyhow::Result<()> {
         let how =
             if pool.observed { "checkouts are observed" } else { "checkouts are not observed" };
         writeln!(out, "    {}: {how}", pool.name)?;
-        if let Some(note) = &pool.note {
-            writeln!(out, "      {}", printable(note))?;
+        for words in [&pool.note, &pool.inference].into_iter().flatten() {
+            writeln!(out, "      {}", printable(words))?;
         }
         for point in &pool.points {
             writeln!(

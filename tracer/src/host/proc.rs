@@ -7,6 +7,7 @@
 
 mod container;
 mod maps;
+mod root;
 mod runtime;
 
 use std::{
@@ -19,11 +20,16 @@ use std::{
 };
 
 pub use maps::{MappedFile, Mapping, parse_mapping};
+pub use root::Root;
 
 use crate::model::{Fd, Pid, ProcessSeen, Runtime};
 
 /// Bytes read of a small file (`stat`, `status`, `comm`, `cgroup`).
 const SMALL_FILE_BYTES: u64 = 64 << 10;
+/// Bytes read of a process's environment.
+const ENVIRONMENT_BYTES: u64 = 1 << 20;
+/// Descriptors looked at for open files.
+const MAX_DESCRIPTORS: usize = 65_536;
 /// What the kernel appends to the path of a file that has no name any more.
 const DELETED: &[u8] = b" (deleted)";
 
@@ -98,7 +104,7 @@ impl ProcFs {
         (self.start_time(pid) == Some(start_time)).then_some(seen)
     }
 
-    /// The language runtime, where the executable was `inspected` with what that told.
+    /// The language runtime. `inspected` is what the executable's own bytes tell of it.
     #[must_use]
     pub fn runtime(&self, pid: Pid, inspected: Option<Runtime>) -> Option<Runtime> {
         runtime::recognise(self.exe(pid).as_deref(), inspected, || self.mapped_files(pid))
@@ -146,6 +152,65 @@ impl ProcFs {
             return Vec::new();
         };
         maps::executable_files(BufReader::new(file), &dir.join("map_files"))
+    }
+
+    /// Paths of all files mapped, executable or not, each once, as [`Mapping::path`].
+    #[must_use]
+    pub fn mapped_paths(&self, pid: Pid) -> BTreeSet<PathBuf> {
+        match File::open(self.dir(pid).join("maps")) {
+            Ok(file) => maps::paths(BufReader::new(file)),
+            Err(_) => BTreeSet::new(),
+        }
+    }
+
+    /// Paths of the files open, each once, as the reader sees them.
+    #[must_use]
+    pub fn open_paths(&self, pid: Pid) -> BTreeSet<PathBuf> {
+        let mut paths = BTreeSet::new();
+        let mut seen = 0;
+        self.each_fd(pid, |_, link| {
+            seen += 1;
+            if seen <= MAX_DESCRIPTORS
+                && let Ok(path) = fs::read_link(link)
+                && path.is_absolute()
+                && !without_deleted(path.as_os_str().as_bytes()).1
+            {
+                paths.insert(path);
+            }
+        });
+        paths
+    }
+
+    /// The file system as the process sees it.
+    #[must_use]
+    pub fn root_of(&self, pid: Pid) -> Option<Root> {
+        Root::open(&self.dir(pid).join("root"))
+    }
+
+    /// The working directory, as the process sees it.
+    #[must_use]
+    pub fn cwd(&self, pid: Pid, root: &Root) -> Option<PathBuf> {
+        Some(root.inside(&fs::read_link(self.dir(pid).join("cwd")).ok()?))
+    }
+
+    /// The arguments, as far as the process still shows them.
+    #[must_use]
+    pub fn arguments(&self, pid: Pid) -> Vec<Vec<u8>> {
+        let bytes = self.read(pid, "cmdline").unwrap_or_default();
+        let whole = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+        whole.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
+    }
+
+    /// A variable of the environment that the process was started with.
+    #[must_use]
+    pub fn variable(&self, pid: Pid, name: &str) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = File::open(self.dir(pid).join("environ")).ok()?;
+        file.take(ENVIRONMENT_BYTES).read_to_end(&mut bytes).ok()?;
+        bytes.split(|byte| *byte == 0).find_map(|entry| {
+            let value = entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+            Some(value.to_vec())
+        })
     }
 
     /// The inode number of a process's network namespace.

@@ -1,10 +1,12 @@
 //! What happened, as the model hears it: the only input of the model, and what a recording holds.
 //!
-//! May import `serde` only. Invariants: every event carries its time; absence is `None`, never
+//! May import `serde` and `model::behaviour` only. Invariants: every event carries its time; absence is `None`, never
 //! zero; strings from traced processes are kept as they came (lossily decoded to UTF-8) and are
 //! escaped by whoever prints them; SQL text arrives with its literals already removed.
 
 use serde::{Deserialize, Serialize};
+
+use super::behaviour::{Behaviour, Presence};
 
 /// `CLOCK_MONOTONIC` time in nanoseconds.
 #[derive(
@@ -61,6 +63,17 @@ pub struct PoolSeen {
     pub observed: bool,
     /// Why not, or what is limited, in words.
     pub note: Option<String>,
+    #[serde(default)]
+    pub presence: Presence,
+    /// What told it, in words; `None` for the process's own code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub how: Option<String>,
+    /// The process itself pools connections for its own clients.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pooler: bool,
+    /// `None` for a driver without a pool, and in recordings that do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behaviour: Option<Behaviour>,
 }
 
 /// What is known about a process. Sent when it is first seen and again when more is known.

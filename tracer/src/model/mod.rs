@@ -3,9 +3,11 @@
 //! May import `std` collections, `serde` and itself; no file, no clock, no kernel. Invariant: the
 //! same events give the same findings, byte for byte.
 
+mod behaviour;
 mod connection;
 mod event;
 mod finding;
+mod habits;
 mod process;
 mod rules;
 mod said;
@@ -16,6 +18,7 @@ mod tracker;
 mod waits;
 mod words;
 
+pub use behaviour::{Behaviour, IdleOrder, Presence, Protocol};
 pub use connection::{Connection, LeftOpen, Opened, StackOf, Unread};
 pub use event::{
     Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,

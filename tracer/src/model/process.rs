@@ -1,13 +1,15 @@
 //! A process as the model knows it: its descriptors, what its code paths do with connections, and
 //! the connections it closed that some verdict still needs.
 //!
-//! May import `model::event` and `model::waits`. Invariants: identity is our own number, never the pid; every
+//! May import `model::event`, `behaviour`, `habits` and `waits`. Invariants: identity is our own number, never the pid; every
 //! collection here is bounded by a constant of this module.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
+    behaviour::Assumed,
     event::{ConnId, Fd, Frame, MonoNanos, Peer, Pid, PoolWaits, ProcessSeen, Runtime},
+    habits::Habits,
     waits::Waits,
 };
 
@@ -79,6 +81,8 @@ pub(super) struct Past {
     /// First time it was seen used.
     pub(super) used_at: Option<MonoNanos>,
     pub(super) paths: Vec<PathKey>,
+    /// The server ended it.
+    pub(super) peer_closed: bool,
 }
 
 /// A process.
@@ -104,6 +108,7 @@ pub struct Process {
     pub(super) alive: BTreeSet<ConnId>,
     paths: BTreeMap<PathKey, PathUse>,
     past: VecDeque<Past>,
+    pub(super) habits: Habits,
     /// Closed connections were forgotten up to this time because there were too many.
     pub(super) forgotten_until: Option<MonoNanos>,
 }
@@ -124,6 +129,7 @@ impl Process {
             alive: BTreeSet::new(),
             paths: BTreeMap::new(),
             past: VecDeque::new(),
+            habits: Habits::default(),
             forgotten_until: None,
         }
     }
@@ -153,6 +159,11 @@ impl Process {
     #[must_use]
     pub const fn max_open(&self, _pool: &str) -> Option<u32> {
         None
+    }
+
+    /// What must be assumed of the pools that it may use.
+    pub(super) fn assumed(&self) -> Assumed {
+        Assumed::of(self.seen.as_ref().map_or(&[], |seen| &seen.pools))
     }
 
     /// What is known of the uses by a path.
@@ -209,5 +220,6 @@ impl Process {
         self.waits.clear();
         self.paths.clear();
         self.past.clear();
+        self.habits = Habits::default();
     }
 }

@@ -15,6 +15,7 @@ use super::{
         StackEvent, WirePhase, WireState,
     },
     finding::Finding,
+    habits,
     process::{Past, PathKey, ProcId, Process},
     rules::{self, Case, Scene},
     stacks::Stacks,
@@ -553,6 +554,11 @@ impl Tracker {
         let Some(opener) = self.processes.get_mut(&conn.opener) else { return };
         opener.closed += 1;
         opener.alive.remove(&conn.id);
+        let assumed = opener.assumed();
+        if let Some(end) = habits::end_of_life(&assumed, &conn, at) {
+            let left = opener.alive.iter().filter_map(|id| self.connections.get(id));
+            opener.habits.retire(end, &conn, left);
+        }
         // Only sessions say something about a pool, and only while others are alive.
         if !conn.is_session() || opener.alive.is_empty() {
             return;
@@ -565,6 +571,7 @@ impl Tracker {
             closed_at: at,
             tid: conn.opened.tid,
             used_at: conn.used_at,
+            peer_closed: conn.peer_closed(),
             paths: conn.paths,
             peer: conn.opened.peer,
         });
@@ -582,6 +589,8 @@ impl Tracker {
             && state.last_send.is_some_and(|sent| {
                 Some(sent) > conn.last_send() && conn.silence(sent) >= self.settings.threshold
             });
+        let uses = conn.wire.as_ref().map_or(0, |wire| wire.uses);
+        let used_at = state.last_send.filter(|_| state.uses > uses);
         let path = conn
             .sampled_use()
             .and_then(|sampled| Some((sampled.uses, PathKey::of(app_frame(&sampled.stack)?)?)));
@@ -592,6 +601,13 @@ impl Tracker {
         conn.refuted |= refuted;
         conn.woke |= woke;
         conn.note_return(before.as_ref());
+        let turn = used_at.filter(|_| state.phase == WirePhase::Ready);
+        if let Some(turn) = turn
+            && let Some(process) = self.processes.get_mut(&conn.opener)
+            && process.assumed().fifo
+        {
+            process.habits.take_turn(id, turn);
+        }
         let opener = conn.opener;
         let encrypted = state.phase == WirePhase::Encrypted;
         if conn.used_at.is_none() && (conn.used() == Some(true) || encrypted) {

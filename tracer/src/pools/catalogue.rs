@@ -1,6 +1,6 @@
 //! Pools as data: one TOML file each.
 //!
-//! May import the contract's probe layout only. Invariant: what [`Catalogue`] holds is checked:
+//! May import the contract's probe layout and the model's plain types. Invariant: what [`Catalogue`] holds is checked:
 //! every register, offset and chain fits the kernel side's layout.
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -12,10 +12,10 @@ use tracer_ebpf::probe::{
     MAX_CHAIN_STEPS, MAX_CHAINS, ProbeSpec, REG_RAX, REG_RBX, REG_RCX, REG_RDI, REG_RDX, REG_RSI,
 };
 
-use crate::model::Runtime;
+use crate::model::{Behaviour, Runtime};
 
 /// The files that come with connleak.
-const EMBEDDED: [(&str, &str); 8] = [
+const EMBEDDED: [(&str, &str); 27] = [
     ("database-sql.toml", include_str!("../../pools/database-sql.toml")),
     ("pgxpool-v4.toml", include_str!("../../pools/pgxpool-v4.toml")),
     ("pgxpool-v5.toml", include_str!("../../pools/pgxpool-v5.toml")),
@@ -24,6 +24,25 @@ const EMBEDDED: [(&str, &str); 8] = [
     ("deadpool.toml", include_str!("../../pools/deadpool.toml")),
     ("bb8.toml", include_str!("../../pools/bb8.toml")),
     ("r2d2.toml", include_str!("../../pools/r2d2.toml")),
+    ("activerecord.toml", include_str!("../../pools/activerecord.toml")),
+    ("asyncpg.toml", include_str!("../../pools/asyncpg.toml")),
+    ("hikaricp.toml", include_str!("../../pools/hikaricp.toml")),
+    ("mysql2.toml", include_str!("../../pools/mysql2.toml")),
+    ("npgsql.toml", include_str!("../../pools/npgsql.toml")),
+    ("odyssey.toml", include_str!("../../pools/odyssey.toml")),
+    ("pg-pool.toml", include_str!("../../pools/pg-pool.toml")),
+    ("pgbouncer.toml", include_str!("../../pools/pgbouncer.toml")),
+    ("pgcat.toml", include_str!("../../pools/pgcat.toml")),
+    ("pgdog.toml", include_str!("../../pools/pgdog.toml")),
+    ("pgjdbc.toml", include_str!("../../pools/pgjdbc.toml")),
+    ("pgpool.toml", include_str!("../../pools/pgpool.toml")),
+    ("php.toml", include_str!("../../pools/php.toml")),
+    ("psycopg-pool.toml", include_str!("../../pools/psycopg-pool.toml")),
+    ("psycopg2-pool.toml", include_str!("../../pools/psycopg2-pool.toml")),
+    ("sequelize-pool.toml", include_str!("../../pools/sequelize-pool.toml")),
+    ("sqlalchemy.toml", include_str!("../../pools/sqlalchemy.toml")),
+    ("supavisor.toml", include_str!("../../pools/supavisor.toml")),
+    ("tarn.toml", include_str!("../../pools/tarn.toml")),
 ];
 
 /// What is wrong with a file of the catalogue.
@@ -70,42 +89,62 @@ enum Register {
     Rsi,
 }
 
-/// Which idle connection a pool hands out next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IdleOrder {
-    Lifo,
-    Fifo,
-}
-
-/// What inference from the wire needs to know of a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Behaviour {
-    pub idle_order: IdleOrder,
-    /// With its defaults it may open a connection while another one idles (pre-fill, refill).
-    pub opens_while_idle: bool,
-}
-
-/// A pool's defaults; `None` is unlimited or off.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Defaults {
-    pub max_open: Option<u32>,
-    pub max_idle: Option<u32>,
-    pub idle_timeout_ms: Option<u64>,
-    pub max_lifetime_ms: Option<u64>,
-}
-
-/// How a pool is recognised in a file: all that is given must hold.
+/// What tells a pool.
+///
+/// Of an executable or library all that is given of functions and text must hold; of a process any
+/// of the rest suffices.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Recognise {
+pub(crate) struct Recognise {
     pub runtime: Option<Runtime>,
     pub any_function: Vec<String>,
     pub all_functions: Vec<String>,
     /// In the read-only data; for what has no symbols.
     pub text: Option<String>,
+    /// The process runs a program of this file name.
+    pub programs: Vec<String>,
+    /// Ends of paths that the process has mapped or open; `*` stands for any part of a name.
+    pub files: Vec<String>,
+    /// In the directory of jars of a jar that is open.
+    pub in_jar: Option<String>,
+    /// Packages of npm, each as the one before it requires it, the first as the main script does.
+    pub npm: Vec<Vec<String>>,
+    /// A package that Python could import.
+    pub python: Option<String>,
+    pub beside: Option<Beside>,
+    /// A gem installed where loaded ones are.
+    pub gem: Option<String>,
+    /// Only where this driver of the catalogue is loaded.
+    pub needs: Option<String>,
+}
+
+/// A file in the directory of one that is mapped.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Beside {
+    /// As in [`Recognise::files`].
+    pub file: String,
+    pub path: String,
+}
+
+impl Recognise {
+    /// It can be told from an executable or library alone.
+    pub(super) fn is_of_code(&self) -> bool {
+        !self.any_function.is_empty()
+            || !self.all_functions.is_empty()
+            || self.text.as_ref().is_some_and(|text| !text.is_empty())
+    }
+
+    /// It can be told from a process.
+    pub(crate) fn is_of_process(&self) -> bool {
+        !self.programs.is_empty()
+            || !self.files.is_empty()
+            || self.in_jar.is_some()
+            || self.npm.iter().any(|chain| !chain.is_empty())
+            || self.python.is_some()
+            || self.beside.is_some()
+            || self.gem.is_some()
+    }
 }
 
 /// A probe of a pool.
@@ -128,10 +167,11 @@ pub struct Pool {
     pub name: String,
     /// False for a driver without a pool.
     pub is_pool: bool,
-    /// `None` for a driver without a pool.
+    /// The process itself pools connections for its own clients.
+    pub pooler: bool,
+    /// `None` for what is no pool in a process.
     pub behaviour: Option<Behaviour>,
-    pub defaults: Defaults,
-    pub(super) recognise: Recognise,
+    pub(crate) recognise: Recognise,
     pub(super) probes: Vec<Probe>,
 }
 
@@ -201,14 +241,14 @@ impl Catalogue {
 struct File {
     name: String,
     is_pool: bool,
+    #[serde(default)]
+    pooler: bool,
     recognise: Recognise,
     #[serde(default, rename = "probe")]
     probes: Vec<RawProbe>,
     #[serde(default)]
     chains: BTreeMap<String, Chains>,
     behaviour: Option<Behaviour>,
-    #[serde(default)]
-    defaults: Defaults,
 }
 
 #[derive(Deserialize)]
@@ -235,12 +275,8 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
     if raw.name.is_empty() {
         return Err("name is empty".to_owned());
     }
-    let recognise = &raw.recognise;
-    if recognise.any_function.is_empty()
-        && recognise.all_functions.is_empty()
-        && recognise.text.as_ref().is_none_or(String::is_empty)
-    {
-        return Err("[recognise] names no function and no text".to_owned());
+    if !raw.recognise.is_of_code() && !raw.recognise.is_of_process() {
+        return Err("[recognise] names nothing that tells it".to_owned());
     }
     if raw.is_pool != raw.behaviour.is_some() {
         return Err("a pool needs [behaviour], and a driver without a pool has none".to_owned());
@@ -309,8 +345,8 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
     Ok(Pool {
         name: raw.name,
         is_pool: raw.is_pool,
+        pooler: raw.pooler,
         behaviour: raw.behaviour,
-        defaults: raw.defaults,
         recognise: raw.recognise,
         probes,
     })
@@ -339,8 +375,8 @@ pub(super) fn set_chains(spec: &mut ProbeSpec, chains: &[Vec<i32>]) -> Result<()
 mod tests {
     use std::path::PathBuf;
 
-    use super::{Catalogue, IdleOrder};
-    use crate::pools::ProbeTable;
+    use super::Catalogue;
+    use crate::{model::IdleOrder, pools::ProbeTable};
 
     /// What is wrong with `text`, as the user reads it.
     fn problem(text: &str) -> String {
@@ -361,8 +397,8 @@ mod tests {
             assert!(catalogue.pools().get(spec.pool as usize).is_some());
         }
         let pool = catalogue.pool("database/sql").expect("database/sql");
-        assert_eq!(pool.behaviour.as_ref().map(|b| b.idle_order), Some(IdleOrder::Lifo));
-        assert_eq!(pool.defaults.max_idle, Some(2));
+        let behaviour = pool.behaviour.as_ref().expect("behaviour");
+        assert_eq!((behaviour.idle_order, behaviour.return_ms), (Some(IdleOrder::Lifo), 1_000));
     }
 
     #[test]
@@ -398,7 +434,7 @@ mod tests {
         let text = problem(&mine().replace("is_pool = true", "is_pool = false"));
         assert!(text.contains("[behaviour]"), "{text}");
         let text = problem("name = \"mine\"\nis_pool = false\nrecognise = {}\n");
-        assert_eq!(text, "mine.toml: [recognise] names no function and no text");
+        assert_eq!(text, "mine.toml: [recognise] names nothing that tells it");
     }
 
     #[test]

@@ -175,6 +175,9 @@ impl<'a> File<'a> {
 
     fn has(&self, pool: &Pool) -> bool {
         let recognise = &pool.recognise;
+        if !recognise.is_of_code() {
+            return false;
+        }
         if recognise.runtime.is_some() && recognise.runtime != self.runtime {
             return false;
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     BlameRow, Capture, CaptureHeader, ConnectionRow, ConnectionState, Ending, FindingRow, FrameRow,
     Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, SaidRow, ServerRow, StackRow, Tool,
-    WaitsRow,
+    WaitsRow, inference, standing,
 };
 use crate::model::{
     ConnId, Connection, Finding, MonoNanos, Peer, Process, ServerUse, SessionState, Span, Stack,
@@ -110,6 +110,10 @@ fn process_row(process: &Process, connections: u64, at: MonoNanos) -> ProcessRow
                         process.waits.iter().filter(|waits| waits.told.pool == pool.name),
                         at,
                     )),
+                    presence: pool.presence,
+                    how: pool.how.clone(),
+                    inference: inference(pool),
+                    standing: standing(pool),
                 })
                 .collect()
         }),

@@ -8,6 +8,7 @@
 mod build;
 mod escape;
 mod json;
+mod pools;
 mod text;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Certainty, MonoNanos, Verdict};
 
 pub use json::write_json;
+pub use pools::{inference, standing};
 pub use text::{TextOptions, write_text};
 
 /// Name and version of the JSON report's format.
@@ -131,6 +133,13 @@ pub struct PoolRow {
     pub name: String,
     pub observed: bool,
     pub note: Option<String>,
+    pub presence: crate::model::Presence,
+    /// What told it.
+    pub how: Option<String>,
+    /// What tells a leak in it, and what does not.
+    pub inference: Option<String>,
+    #[serde(skip)]
+    pub standing: &'static str,
     /// `None` where the entry of its acquires is not seen.
     pub waits: Option<WaitsRow>,
 }

@@ -301,11 +301,17 @@ impl Page<'_> {
             };
             self.line(label, &format!("{name}, pid {}: {open}", process.pid))?;
             label = "";
+            if process.pools.is_empty() {
+                self.paragraph(
+                    "",
+                    "No pool is recognised: nothing is assumed of how it opens and closes \
+                     connections.",
+                )?;
+            }
             for pool in &process.pools {
-                let how = if pool.observed { "checkouts observed" } else { "checkouts inferred" };
-                self.line("", &format!("  {}: {how}", pool.name))?;
-                if let Some(note) = &pool.note {
-                    self.paragraph("", note)?;
+                self.line("", &format!("  {}: {}", pool.name, pool.standing))?;
+                for words in [&pool.how, &pool.note, &pool.inference].into_iter().flatten() {
+                    self.paragraph("", words)?;
                 }
                 if let Some(words) = pool.waits.as_ref().and_then(waits_words) {
                     self.paragraph("", &words)?;

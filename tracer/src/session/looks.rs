@@ -10,7 +10,7 @@ use super::Session;
 use crate::{
     host::clock,
     ingest::Notice,
-    model::{Event, Pid, Runtime},
+    model::{Event, Pid, Presence, Runtime},
 };
 
 /// A process that goes on connecting is looked at again after this long, because programs load
@@ -19,7 +19,7 @@ const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from
 
 /// The last look at a process that has connections.
 pub(super) struct Look {
-    /// Pools found.
+    /// Pools found, those that are loaded twice.
     pools: usize,
     /// Not again before.
     until: Instant,
@@ -121,10 +121,12 @@ impl Session {
         self.copy_python(pid);
         let pools = self.programs.look_at_process(pid, &self.proc, self.ingest.kernel());
         // One that is just ending has nothing mapped: less than before says nothing.
-        let last = self.seen.remove(&pid).filter(|last| pools.len() <= last.pools);
+        let known =
+            pools.len() + pools.iter().filter(|pool| pool.presence == Presence::Loaded).count();
+        let last = self.seen.remove(&pid).filter(|last| known <= last.pools);
         let (found, pause) = match &last {
             Some(last) => (last.pools, (last.pause * 2).min(LOOK_AGAIN.1)),
-            None => (pools.len(), LOOK_AGAIN.0),
+            None => (known, LOOK_AGAIN.0),
         };
         let until = Instant::now() + pause;
         self.seen.insert(pid, Look { pools: found, until, pause, connected: false });

@@ -1,6 +1,7 @@
 //! The programs that processes run: what of their pools can be probed, and probing it.
 //!
-//! May import `binary`, `host`, `loader`, `pools`, `symbolize`'s file mapping and the model's types.
+//! May import `binary`, `host`, `loader`, `pools`, `recognise`, `symbolize`'s file mapping and the
+//! model's types.
 //! Invariants: a file is inspected and probed once, by identity of the file, for all processes
 //! that map it (a uprobe belongs to an inode); a file that cannot be read or probed is a note that
 //! names it, never an error.
@@ -17,8 +18,9 @@ use crate::{
     host::proc::ProcFs,
     ingest::decode::PoolName,
     loader::Kernel,
-    model::{Pid, PoolSeen, Runtime},
+    model::{Pid, PoolSeen, Presence, Runtime},
     pools::{BinaryPlan, Catalogue, CatalogueError, PoolFound, ProbeTable, inspect},
+    recognise::{self, Facts},
     symbolize::map_file,
 };
 
@@ -137,6 +139,15 @@ impl Programs {
                 }
             }
         }
+        let (comm, exe) = (proc.comm(Pid(pid)), proc.exe(Pid(pid)));
+        let facts = Facts {
+            comm: comm.as_deref(),
+            exe: exe.as_deref(),
+            runtime: proc.runtime(Pid(pid), self.runtime(pid)),
+            found: &found,
+        };
+        let more = recognise::pools(&self.catalogue, proc, Pid(pid), &facts);
+        found.extend(more);
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found
     }
@@ -189,6 +200,10 @@ impl Programs {
                 name: pool.name,
                 observed: pool.observed && failed.is_none(),
                 note: failed.or(pool.note),
+                presence: Presence::Loaded,
+                how: None,
+                pooler: false,
+                behaviour: self.catalogue.pools().get(pool.pool).and_then(|p| p.behaviour.clone()),
             });
         }
         Inspected { runtime: plan.runtime, pools }

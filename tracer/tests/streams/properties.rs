@@ -288,6 +288,19 @@ fn runtime() -> impl Strategy<Value = (Runtime, bool)> {
 }
 
 /// Any event, about few processes, descriptors and connections, so that they collide.
+/// A process, the pool known in it, and whether it takes what came back last.
+fn pooled() -> impl Strategy<Value = (Runtime, Option<&'static str>, bool)> {
+    let unknown = prop_oneof![Just(Runtime::Node), Just(Runtime::Python), Just(Runtime::Java)];
+    prop_oneof![
+        (unknown, Just(None), any::<bool>()),
+        Just((Runtime::Node, Some("pg-pool"), true)),
+        Just((Runtime::Node, Some("tarn"), true)),
+        Just((Runtime::Python, Some("psycopg2.pool"), true)),
+        Just((Runtime::Python, Some("SQLAlchemy QueuePool"), false)),
+        Just((Runtime::Native, Some("deadpool"), false)),
+    ]
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let (id, pid, fd, at) = (0u64..6, 1u32..4, 0i32..5, any::<u32>());
     (0u8..12, id, pid, fd, at, any::<u64>(), any::<Option<u64>>()).prop_map(
@@ -494,11 +507,11 @@ proptest! {
     #[test]
     fn a_pool_that_takes_idle_connections_first_gives_no_finding(
         demands in proptest::collection::vec((1usize..8, 0u64..40_000), 1..12),
-        runtime in prop_oneof![Just(Runtime::Node), Just(Runtime::Python), Just(Runtime::Java)],
-        lifo: bool,
+        (runtime, pool, lifo) in pooled(),
     ) {
         let mut scene = Scene::default();
-        scene.process(0, 7, seen("pooled", runtime, &[]));
+        let pools: Vec<_> = pool.iter().map(|pool| (*pool, false)).collect();
+        scene.process(0, 7, seen("pooled", runtime, &pools));
         let mut idle: Vec<Conn> = Vec::new();
         let mut at = 1_000;
         for (demand, pause) in demands {

@@ -83,7 +83,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 fn node(scene: &mut Scene) {
-    scene.process(0, NODE, seen("node", Runtime::Node, &[]));
+    scene.process(0, NODE, seen("node", Runtime::Node, &[("pg-pool", false)]));
 }
 
 fn python(scene: &mut Scene) {
@@ -648,7 +648,7 @@ fn healthy_on_purpose() -> Vec<Event> {
 /// PgBouncer's server connections are silent when its clients are.
 fn healthy_pooler() -> Vec<Event> {
     let mut scene = Scene::default();
-    scene.process(0, GO, seen("pgbouncer", Runtime::Native, &[]));
+    scene.process(0, GO, seen("pgbouncer", Runtime::Native, &[("PgBouncer", false)]));
     for n in 0..4 {
         let mut conn = scene.open(1_000 + n * 6_000, GO);
         scene.query(1_020 + n * 6_000, &mut conn, "SELECT 1");

@@ -1,12 +1,13 @@
 //! Small words to write event streams with: processes, connections, what they do and when.
 //!
-//! May import the public model only. Times are milliseconds after [`START`].
+//! May import the public model and the catalogue only. Times are milliseconds after [`START`].
 
 use tracer::model::{
     Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,
-    PoolWaits, ProcessSeen, Runtime, Stack, StackEvent, Statement, Symbol, TxStatus, WirePhase,
-    WireState,
+    PoolWaits, Presence, ProcessSeen, Runtime, Stack, StackEvent, Statement, Symbol, TxStatus,
+    WirePhase, WireState,
 };
+use tracer::pools::Catalogue;
 use tracer::report::CaptureHeader;
 
 /// Clock of the events at the start, in nanoseconds.
@@ -55,15 +56,31 @@ pub fn seen(comm: &str, runtime: Runtime, pools: &[(&str, bool)]) -> ProcessSeen
         runtime: Some(runtime),
         container: None,
         ns_pid: None,
-        pools: pools
-            .iter()
-            .map(|(name, observed)| PoolSeen {
-                name: (*name).to_owned(),
-                observed: *observed,
-                note: None,
-            })
-            .collect(),
+        pools: pools.iter().map(|(name, observed)| pool(name, *observed)).collect(),
     }
+}
+
+/// A loaded pool, which behaves as the catalogue says.
+pub fn pool(name: &str, observed: bool) -> PoolSeen {
+    let catalogue = Catalogue::embedded().unwrap();
+    let known = catalogue.pool(name);
+    PoolSeen {
+        name: name.to_owned(),
+        observed,
+        note: None,
+        presence: Presence::Loaded,
+        how: None,
+        pooler: known.is_some_and(|pool| pool.pooler),
+        behaviour: known.and_then(|pool| pool.behaviour.clone()),
+    }
+}
+
+/// The same process, whose pools may or may not be used.
+pub fn installed(mut process: ProcessSeen) -> ProcessSeen {
+    for pool in &mut process.pools {
+        pool.presence = Presence::Installed;
+    }
+    process
 }
 
 /// State right after the login.

@@ -1,10 +1,10 @@
-//! `/proc/PID/maps`: which files a process has mapped executable.
+//! `/proc/PID/maps`: which files a process has mapped.
 //!
 //! May import nothing of ours but the sibling helpers. A process chooses the paths and how many
 //! mappings there are: so lines, bytes and files are bounded, and any bytes are parsed.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     ffi::OsStr,
     io::BufRead,
     os::unix::ffi::OsStrExt,
@@ -98,6 +98,22 @@ pub(super) fn executable_files(maps: impl BufRead, map_files: &Path) -> Vec<Mapp
         }
     }
     files
+}
+
+/// The paths of all files mapped that have a name.
+pub(super) fn paths(maps: impl BufRead) -> BTreeSet<PathBuf> {
+    let mut paths = BTreeSet::new();
+    for line in maps.take(MAX_BYTES).split(b'\n') {
+        let Ok(line) = line else { break };
+        let Some(mapping) = parse_mapping(&line) else { continue };
+        if mapping.inode != 0 {
+            paths.insert(mapping.path);
+        }
+        if paths.len() == MAX_FILES {
+            break;
+        }
+    }
+    paths
 }
 
 fn pair(field: &[u8], separator: u8) -> Option<(u64, u64)> {

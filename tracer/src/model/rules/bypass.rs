@@ -4,13 +4,16 @@
 //! does that, so the connection was not in the pool. What else could explain it is excluded here,
 //! or kept as a doubt in [`Bypass`] for the rule to weigh:
 //!
-//! - the return and the open raced: the connection must have been idle for a margin before;
-//! - pre-fill and background refill (HikariCP, r2d2, psycopg_pool, asyncpg, pgxpool's minimum):
-//!   the new one must have been used soon after it was opened, must be kept, and must not replace
-//!   one that was closed just before;
+//! - the return and the open raced: the connection must have been idle for the pool's margin before;
+//! - pre-fill and background refill, unless the pool opens on demand only: the new one must have
+//!   been used soon after it was opened, must be kept, and must not replace one that was closed just
+//!   before;
+//! - a pool that opens although others idle (asyncpg): what it gave back must be told by the wire;
 //! - one connection for each thread (Django): the same thread must have opened both, or some
 //!   thread several at a time;
-//! - another pool or another database: endpoint, user, database and application name must agree;
+//! - another pool or another database: endpoint, user, database and application name must agree,
+//!   and the code that uses them, where it is known, unless the pool closes what idles;
+//! - the server ended connections since: what the pool has idle is broken, and it opens others;
 //! - it was out at that time but went back without a byte later: [`Bypass::shown_held`] is how
 //!   long it was out at least.
 
@@ -18,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::purpose;
 use crate::model::{
+    behaviour::Assumed,
     connection::Connection,
     event::{ConnId, MonoNanos, Peer, Runtime},
     process::{Identity, PathKey, Process},
@@ -26,11 +30,6 @@ use crate::model::{
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Idle before the open, where a pool takes a connection back synchronously (Node's pools).
-const MARGIN_SYNCHRONOUS: u64 = SECOND / 50;
-/// Idle before the open, elsewhere: by another goroutine or task, after a round trip to the server
-/// at the most. One number for all of them: the pool of the catalogue that needs less is observed.
-const MARGIN: u64 = SECOND;
 /// Connections that a path left are judged only when one of them was out and silent for so long:
 /// code that pauses between two queries and then gives the connection back takes less.
 const SHOWN_AT_LEAST: u64 = SECOND / 4;
@@ -61,8 +60,12 @@ pub(in crate::model) struct Bypass {
     pub(super) grew: Option<bool>,
     /// An open came in a later burst than its own.
     pub(super) later_burst: bool,
-    /// Pools of this runtime open only when somebody asks.
+    /// The pools of the process open only when somebody asks.
     pub(super) on_demand: bool,
+    /// They close what stays idle in them.
+    pub(super) closes_idle: bool,
+    /// The code that used the new connections is known, and none of it used this one.
+    strangers: bool,
     /// A connection that this path left in the same way was used again after all.
     pub(super) refuted: bool,
     /// No open bypassed it: it belongs to the others by its path.
@@ -81,6 +84,8 @@ struct Member<'a> {
     closed_at: Option<MonoNanos>,
     tid: Option<u32>,
     paths: &'a [PathKey],
+    /// The server ended it.
+    peer_closed: bool,
     /// Its open can be evidence.
     counts: bool,
     /// `None` when it is closed.
@@ -89,16 +94,18 @@ struct Member<'a> {
 
 /// What holds for all connections of a process.
 struct Pools<'a> {
-    on_demand: bool,
-    go: bool,
+    assumed: Assumed,
+    runtime: Option<Runtime>,
     /// In order of opening.
     members: Vec<Member<'a>>,
     forgotten_until: Option<MonoNanos>,
 }
 
 /// Whether a pool may have known this connection and passed it over.
-fn is_candidate(process: &Process, conn: &Connection) -> bool {
-    conn.opener == process.id
+pub(super) fn is_candidate(process: &Process, assumed: &Assumed, conn: &Connection) -> bool {
+    // Where the pool opens although others idle, only its last words tell that one is out.
+    let told = !assumed.opens_while_idle || purpose::has_spoken(conn);
+    told && conn.opener == process.id
         && conn.owner == process.id
         && conn.is_session()
         && !conn.peer_closed()
@@ -115,7 +122,8 @@ fn is_candidate(process: &Process, conn: &Connection) -> bool {
 
 impl<'a> Pools<'a> {
     fn new(process: &'a Process, alive: &[&'a Connection]) -> Self {
-        let on_demand = process.runtime() == Some(Runtime::Node);
+        let assumed = process.assumed();
+        let on_demand = assumed.on_demand;
         let past = process.past().map(|past| {
             let lived = past.opened_at.map_or(u64::MAX, |at| past.closed_at.since(at));
             Member {
@@ -125,6 +133,7 @@ impl<'a> Pools<'a> {
                 closed_at: Some(past.closed_at),
                 tid: past.tid,
                 paths: &past.paths,
+                peer_closed: past.peer_closed,
                 id: None,
                 counts: lived >= KEPT_FOR
                     && past.used_at.is_some()
@@ -140,6 +149,7 @@ impl<'a> Pools<'a> {
                 closed_at: None,
                 tid: conn.opened.tid,
                 paths: &conn.paths,
+                peer_closed: false,
                 id: Some(conn.id),
                 counts: match conn.used() {
                     Some(true) => on_demand || used_soon(opened_at, conn.used_at),
@@ -153,8 +163,8 @@ impl<'a> Pools<'a> {
         let mut members: Vec<_> = past.chain(alive).collect();
         members.sort_by_key(|member| member.opened_at);
         let mut pools = Self {
-            on_demand,
-            go: process.runtime() == Some(Runtime::Go),
+            assumed,
+            runtime: process.runtime(),
             members,
             forgotten_until: process.forgotten_until,
         };
@@ -164,7 +174,8 @@ impl<'a> Pools<'a> {
 
     /// An open soon after a close replaces what was closed: each close explains one open.
     fn discount_replacements(&mut self) {
-        let within = if self.on_demand { REPLACES_WITHIN_ON_DEMAND } else { REPLACES_WITHIN };
+        let within =
+            if self.assumed.on_demand { REPLACES_WITHIN_ON_DEMAND } else { REPLACES_WITHIN };
         let mut closes: Vec<_> = self
             .members
             .iter()
@@ -196,6 +207,29 @@ impl<'a> Pools<'a> {
         })
     }
 
+    /// Whether an open by this thread may have been for the same pool.
+    fn is_possible(&self, conn: &Connection, tid: Option<u32>, shared: &mut Option<bool>) -> bool {
+        let same_thread = match (conn.opened.tid, tid) {
+            (Some(one), Some(other)) => one == other,
+            _ => true,
+        };
+        match self.runtime {
+            // Each thread is an event loop with pools of its own.
+            Some(Runtime::Node) => same_thread,
+            // Goroutines have no threads of their own.
+            Some(Runtime::Go) => true,
+            _ => {
+                same_thread || *shared.get_or_insert_with(|| self.threads_share(&conn.opened.peer))
+            }
+        }
+    }
+
+    /// When the server first ended a connection to this peer after that moment.
+    fn broken_after(&self, peer: &Peer, at: MonoNanos) -> Option<MonoNanos> {
+        let ended = self.members.iter().filter(|member| member.peer_closed && member.peer == peer);
+        ended.filter_map(|member| member.closed_at).filter(|closed_at| *closed_at >= at).min()
+    }
+
     /// Sessions of the same pool open at a moment.
     fn open_at(&self, peer: &Peer, identity: &Identity, at: MonoNanos) -> usize {
         self.members
@@ -212,14 +246,14 @@ impl<'a> Pools<'a> {
     /// The evidence about one connection: `None` when no open speaks against it.
     fn about(&self, process: &Process, conn: &Connection) -> Option<Bypass> {
         let silent_since = conn.last_byte();
-        let margin = if self.on_demand { MARGIN_SYNCHRONOUS } else { MARGIN };
-        let earliest = MonoNanos(silent_since.0.saturating_add(margin));
+        let earliest = MonoNanos(silent_since.0.saturating_add(self.assumed.margin));
         let from = self.members.partition_point(|member| {
             member.opened_at.is_none_or(|opened_at| opened_at < earliest)
         });
         let identity = conn.identity();
+        let broken = self.broken_after(&conn.opened.peer, silent_since);
         let mut threads_share = None;
-        let (mut opens, mut kin, mut identified) = (0, 0, false);
+        let (mut opens, mut kin, mut strangers, mut identified) = (0, 0, 0, false);
         let mut last = silent_since;
         for member in self.members.iter().skip(from) {
             if !member.counts || *member.peer != conn.opened.peer {
@@ -229,22 +263,17 @@ impl<'a> Pools<'a> {
                 (Some(one), Some(other)) if one != other => continue,
                 (one, other) => one.is_some() && other.is_some(),
             };
-            let same_thread = match (conn.opened.tid, member.tid) {
-                (Some(one), Some(other)) => one == other,
-                _ => true,
-            };
-            // Goroutines have no threads of their own; Node's loop is one thread.
-            let possible = same_thread
-                || self.go
-                || (!self.on_demand
-                    && *threads_share.get_or_insert_with(|| self.threads_share(&conn.opened.peer)));
-            if !possible {
+            if broken.is_some_and(|broken| member.opened_at >= Some(broken))
+                || !self.is_possible(conn, member.tid, &mut threads_share)
+            {
                 continue;
             }
             opens += 1;
             identified |= known;
             if known && member.paths.iter().any(|path| conn.paths.contains(path)) {
                 kin += 1;
+            } else if !member.paths.is_empty() && !conn.paths.is_empty() {
+                strangers += 1;
             }
             last = last.max(member.opened_at.unwrap_or(last));
         }
@@ -252,7 +281,7 @@ impl<'a> Pools<'a> {
             return None;
         }
         let remembered = self.forgotten_until.is_none_or(|until| until < silent_since);
-        let grew = if self.on_demand {
+        let grew = if self.assumed.on_demand {
             Some(true)
         } else {
             identity.filter(|_| remembered).map(|identity| {
@@ -268,7 +297,9 @@ impl<'a> Pools<'a> {
             identified,
             grew,
             later_burst: last > self.burst_end(conn.opened.at),
-            on_demand: self.on_demand,
+            on_demand: self.assumed.on_demand,
+            closes_idle: self.assumed.closes_idle(),
+            strangers: strangers == opens,
             refuted: conn.refuted || path_refuted,
             joined: false,
             left_out: 0,
@@ -301,7 +332,8 @@ pub(in crate::model) fn is_bypassed(
     conn: &Connection,
     alive: &[&Connection],
 ) -> bool {
-    is_candidate(process, conn) && Pools::new(process, alive).about(process, conn).is_some()
+    is_candidate(process, &process.assumed(), conn)
+        && Pools::new(process, alive).about(process, conn).is_some()
 }
 
 /// Connections silent past the threshold that opens of the same process speak against, and those
@@ -312,10 +344,13 @@ pub(super) fn survey(
     process: &Process,
     alive: &[&Connection],
 ) -> BTreeMap<ConnId, Bypass> {
+    let assumed = process.assumed();
     let candidates: Vec<_> = alive
         .iter()
         .copied()
-        .filter(|conn| conn.silence(now) >= settings.threshold && is_candidate(process, conn))
+        .filter(|conn| {
+            conn.silence(now) >= settings.threshold && is_candidate(process, &assumed, conn)
+        })
         .collect();
     if candidates.is_empty() {
         return BTreeMap::new();
@@ -324,6 +359,7 @@ pub(super) fn survey(
     let mut bypassed: BTreeMap<ConnId, Bypass> =
         candidates.iter().filter_map(|conn| Some((conn.id, pools.about(process, conn)?))).collect();
     forgive_pauses(&candidates, &mut bypassed);
+    forgive_strangers(&candidates, &mut bypassed);
     relate_nameless(&pools, &candidates, &mut bypassed);
     extend(process, &candidates, &mut bypassed);
     bypassed
@@ -343,6 +379,24 @@ fn forgive_pauses(candidates: &[&Connection], bypassed: &mut BTreeMap<ConnId, By
     }
     for conn in candidates {
         if shown.get(&path(conn)).is_some_and(|longest| *longest < SHOWN_AT_LEAST) {
+            bypassed.remove(&conn.id);
+        }
+    }
+}
+
+/// Drops paths that share no connection with the code for which the new ones were opened: that is
+/// another pool. One that closes what idles would have closed these.
+fn forgive_strangers(candidates: &[&Connection], bypassed: &mut BTreeMap<ConnId, Bypass>) {
+    let related: BTreeSet<_> = candidates
+        .iter()
+        .filter(|conn| {
+            let bypass = bypassed.get(&conn.id);
+            bypass.is_some_and(|bypass| !bypass.strangers || bypass.closes_idle)
+        })
+        .filter_map(|conn| path_in_pool(conn))
+        .collect();
+    for conn in candidates.iter().filter(|conn| conn.used() == Some(true)) {
+        if path_in_pool(conn).is_some_and(|path| !related.contains(&path)) {
             bypassed.remove(&conn.id);
         }
     }

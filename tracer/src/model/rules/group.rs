@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use super::{Case, Grounds, RULES, Rule, lowers_certainty, pool_too_small::consequence};
 use crate::model::{
+    behaviour::Presence,
     connection::blamed,
-    event::{MonoNanos, StackEvent},
+    event::{MonoNanos, PoolSeen, StackEvent},
     finding::{Certainty, Finding, Span, Verdict},
     process::{PathKey, ProcId, Process},
     tracker::Settings,
@@ -72,12 +73,22 @@ pub(super) fn lowering(lost: &BTreeMap<String, u64>) -> u64 {
         .fold(0, |sum, (_, total)| sum.saturating_add(*total))
 }
 
-/// The pool of a case: observed, or the only one recognised in the process.
+/// The pool of a case: observed, or the only one in the process; else the only driver.
 fn pool_of(case: &Case, process: Option<&Process>) -> Option<String> {
     if let Some(checkout) = case.conn.pool_checkout() {
         return Some(checkout.pool.clone());
     }
-    match process?.seen.as_ref()?.pools.as_slice() {
+    let pools = &process?.seen.as_ref()?.pools;
+    let loaded = |pool: &PoolSeen| pool.presence == Presence::Loaded;
+    let mut known: Vec<&PoolSeen> =
+        pools.iter().filter(|pool| loaded(pool) && pool.behaviour.is_some()).collect();
+    if known.is_empty() {
+        known = pools.iter().filter(|pool| loaded(pool)).collect();
+    }
+    if known.is_empty() {
+        known = pools.iter().collect();
+    }
+    match *known {
         [pool] => Some(pool.name.clone()),
         _ => None,
     }

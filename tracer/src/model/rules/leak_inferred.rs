@@ -1,9 +1,10 @@
-//! `leak`, inferred: silent past the threshold although the same pool opened new connections.
+//! `leak`, inferred: silent past the threshold although the same pool opened new connections, used
+//! the others in turn, or closed those that idled.
 //!
-//! May import the model only. See [`bypass`](super::bypass) for the evidence; here it is weighed
-//! for a group that one path left.
+//! May import the model only. See [`bypass`](super::bypass) and [`kept`](super::kept) for the
+//! evidence; here it is weighed for a group that one path left.
 
-use super::{Bypass, Case, Grounds, Rule, Scene, abandoned_pool};
+use super::{Bypass, Case, Grounds, Kept, Rule, Scene, abandoned_pool, kept::Why};
 use crate::model::{
     connection::Connection,
     event::MonoNanos,
@@ -13,9 +14,8 @@ use crate::model::{
 };
 
 /// An outside call that keeps a connection silent and then gives it back takes less than this: a
-/// connection shown to be out for longer did not go back unnoticed. Not asked of Node's pools,
-/// which close by themselves what stays idle in them (pg-pool and sequelize-pool after 10 s, tarn
-/// after 30 s).
+/// connection shown to be out for longer did not go back unnoticed. Not asked of pools that close by
+/// themselves what stays idle in them.
 const LONG_CALL: u64 = 5_000_000_000;
 
 /// A request that opens a connection has done its first work with it within this time.
@@ -41,6 +41,7 @@ struct Weight {
     unobserved: bool,
     /// Each was opened for the code that used it, at once, and nothing else used it.
     own: bool,
+    closes_idle: bool,
 }
 
 impl Weight {
@@ -69,6 +70,7 @@ impl Weight {
             refuted: direct().any(|bypass| bypass.refuted),
             left_out: direct().map(|bypass| bypass.left_out).max().unwrap_or(0),
             on_demand: bypasses.iter().any(|bypass| bypass.on_demand),
+            closes_idle: bypasses.iter().any(|bypass| bypass.closes_idle),
             named: group.iter().any(|case| case.conn.use_path().is_some()),
             unobserved: group.iter().any(|case| case.before && case.conn.opened.existing.is_none()),
             own: group.iter().all(|case| used_in_one_go(&case.conn)),
@@ -122,7 +124,7 @@ impl Weight {
             "Others that looked the same were used again later, so this code may only be slow.",
         );
         doubt(
-            !self.on_demand && self.shown_held < settings.threshold.min(LONG_CALL),
+            !self.closes_idle && self.shown_held < settings.threshold.min(LONG_CALL),
             "That it was out until then is shown, that it still is, is not: it may have been given \
              back without a byte.",
         );
@@ -137,12 +139,64 @@ fn used_in_one_go(conn: &Connection) -> bool {
         && conn.last_byte().since(conn.opened.at) <= ONE_GO
 }
 
+fn all_kept(group: &[Case]) -> Vec<&Kept> {
+    group
+        .iter()
+        .filter_map(|case| match &case.grounds {
+            Grounds::Kept(kept) => Some(kept),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Why the pool cannot have had them, in sentences.
+fn kept_words(kept: &[&Kept]) -> Vec<String> {
+    let mut passed_over = None;
+    let mut over = [(0, 0), (0, 0)];
+    for kept in kept {
+        let (which, after) = match kept.why {
+            Why::PassedOver { others, turns } => {
+                let (count, ..) = passed_over.unwrap_or((0, 0, 0));
+                passed_over = Some((count + 1, others, turns));
+                continue;
+            }
+            Why::NotClosedIdle { after } => (0, after),
+            Why::NotClosedAged { after } => (1, after),
+        };
+        over[which] = (over[which].0 + 1, after);
+    }
+    let mut words = Vec::new();
+    if let Some((n, others, turns)) = passed_over {
+        words.push(format!(
+            "While {} sat idle, the other {others} of the pool were used in turn {turns} times; \
+             the pool hands out first what has been idle for longest, so {} not in it.",
+            count(n, "connection", "connections"),
+            if n == 1 { "it was" } else { "they were" },
+        ));
+    }
+    let what = ["sat idle for", "were open for"];
+    for ((n, after), what) in over.into_iter().zip(what).filter(|((n, _), _)| *n > 0) {
+        words.push(format!(
+            "The pool closed connections of the same code that {what} {}; {} {} past that time, \
+             so {} not in it.",
+            duration(after),
+            count(n, "connection", "connections"),
+            if n == 1 { "is" } else { "are" },
+            if n == 1 { "it was" } else { "they were" },
+        ));
+    }
+    words
+}
+
 impl Rule for LeakInferred {
     fn verdict(&self) -> Verdict {
         Verdict::Leak
     }
 
     fn check(&self, scene: &Scene, conn: &Connection) -> Option<Grounds> {
+        if let Some(kept) = scene.kept.get(&conn.id) {
+            return Some(Grounds::Kept(kept.clone()));
+        }
         let bypass = scene.bypassed.get(&conn.id)?;
         // One that is not known to be the pool's and that spoke after such a silence before has an
         // explanation: a client of its own that speaks rarely.
@@ -158,7 +212,11 @@ impl Rule for LeakInferred {
     }
 
     fn certainty(&self, settings: Settings, group: &[Case]) -> Certainty {
-        if Weight::of(group).doubts(settings).is_empty() {
+        let kept = all_kept(group);
+        let weight = Weight::of(group);
+        if kept.iter().any(|kept| kept.loaded)
+            || (weight.bypassed > 0 && weight.doubts(settings).is_empty())
+        {
             Certainty::Strong
         } else {
             Certainty::Suspected
@@ -167,14 +225,26 @@ impl Rule for LeakInferred {
 
     fn evidence(&self, settings: Settings, group: &[Case]) -> Vec<String> {
         let weight = Weight::of(group);
-        let mut evidence = vec![format!(
+        let kept = all_kept(group);
+        let mut evidence = kept_words(&kept);
+        if kept.iter().any(|kept| !kept.loaded) {
+            evidence.push(
+                "Which pool the process uses is not certain: one that it may use does so by \
+                 default."
+                    .to_owned(),
+            );
+        }
+        if weight.bypassed == 0 {
+            return evidence;
+        }
+        evidence.push(format!(
             "While {} sat idle, the process opened {} to the same server{}; a pool takes an idle \
              connection before it opens a new one, so {} not in the pool.",
             count(weight.bypassed, "connection", "connections"),
             count(weight.opens, "new one", "new ones"),
             if weight.identified { ", user and database" } else { "" },
             if weight.bypassed == 1 { "it was" } else { "they were" },
-        )];
+        ));
         evidence.push(format!(
             "The last of them came {} after the last byte.",
             duration(weight.shown_held)
@@ -202,7 +272,9 @@ impl Rule for LeakInferred {
                     .to_owned(),
             );
         }
-        evidence.extend(weight.doubts(settings));
+        if kept.is_empty() {
+            evidence.extend(weight.doubts(settings));
+        }
         evidence
     }
 

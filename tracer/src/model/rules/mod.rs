@@ -9,6 +9,7 @@ mod abandoned_pool;
 mod bypass;
 mod group;
 mod idle_in_transaction;
+mod kept;
 mod leak_inferred;
 mod leak_observed;
 mod leak_unread;
@@ -24,6 +25,7 @@ use std::collections::BTreeMap;
 pub(super) use abandoned_pool::Abandoned;
 pub(super) use bypass::{Bypass, is_bypassed};
 pub(super) use group::findings;
+pub(super) use kept::Kept;
 pub use loss::lowers_certainty;
 pub(super) use pool_too_small::too_small;
 pub(super) use purpose::is_silent_on_purpose;
@@ -45,6 +47,8 @@ pub(super) struct Scene<'a> {
     pub(super) bypassed: BTreeMap<ConnId, Bypass>,
     /// Connections that a pool has, and that nobody will take from it any more.
     abandoned: BTreeMap<ConnId, Abandoned>,
+    /// Connections of the process that its pool would have used or closed, had it had them.
+    pub(super) kept: BTreeMap<ConnId, Kept>,
 }
 
 impl<'a> Scene<'a> {
@@ -56,8 +60,9 @@ impl<'a> Scene<'a> {
         alive: &[&Connection],
     ) -> Self {
         let bypassed = bypass::survey(settings, now, process, alive);
+        let kept = kept::survey(settings, now, process, alive);
         let abandoned = abandoned_pool::survey(settings, now, process, alive);
-        Self { settings, now, process, bypassed, abandoned }
+        Self { settings, now, process, bypassed, kept, abandoned }
     }
 
     /// Silent past the threshold.
@@ -83,6 +88,7 @@ pub(super) enum Grounds {
     Transaction(TxStatus),
     Returned(LeftOpen),
     Abandoned(Abandoned),
+    Kept(Kept),
     Unused(Option<Bypass>),
     Active {
         known: bool,

@@ -1,13 +1,13 @@
 //! `never used`: opened and authenticated, then nothing, where no pool's pre-fill explains it.
 //!
-//! May import the model only. Pools of Node never open before somebody asks (pg-pool, tarn,
-//! sequelize-pool, mysql2); elsewhere an unused connection is evidence only when the same process
-//! later opened another one in a separate burst and used that.
+//! May import the model only. Some pools never open before somebody asks; then an unused connection
+//! is evidence when the process opened another one since, or when the pool would have closed it.
+//! Elsewhere it is only when that other one came in a separate burst and was used.
 
 use super::{Case, Grounds, Rule, Scene};
 use crate::model::{
     connection::Connection,
-    event::{MonoNanos, Runtime, WirePhase},
+    event::{MonoNanos, WirePhase},
     finding::{Certainty, Verdict},
     tracker::Settings,
     words::{count, duration},
@@ -36,8 +36,11 @@ impl Rule for NeverUsed {
             return None;
         }
         let bypass = scene.bypassed.get(&conn.id);
-        let on_demand = scene.process.runtime() == Some(Runtime::Node);
-        let counts = on_demand || bypass.is_some_and(|bypass| bypass.later_burst);
+        let assumed = scene.process.assumed();
+        let overdue = assumed.closes_idle()
+            && assumed.idle_timeout.is_some_and(|(_, until)| conn.silence(scene.now) > until);
+        let counts = (assumed.on_demand && (overdue || bypass.is_some()))
+            || bypass.is_some_and(|bypass| bypass.later_burst);
         counts.then(|| Grounds::Unused(bypass.cloned()))
     }
 

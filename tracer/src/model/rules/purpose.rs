@@ -4,14 +4,9 @@
 
 use super::super::{connection::Connection, event::Statement, process::Process};
 
-/// Processes that hold server connections for their own clients: their silence is the clients'.
-const POOLERS: [&str; 6] = ["pgbouncer", "pgpool", "odyssey", "pgcat", "pgdog", "supavisor"];
-
-/// The process is itself a pooler.
+/// The process holds server connections for its own clients: their silence is the clients'.
 pub(super) fn is_pooler(process: &Process) -> bool {
-    let Some(seen) = &process.seen else { return false };
-    let exe = seen.exe.as_deref().and_then(|exe| exe.rsplit('/').next());
-    POOLERS.iter().any(|name| seen.comm == *name || exe == Some(*name))
+    process.seen.as_ref().is_some_and(|seen| seen.pools.iter().any(|pool| pool.pooler))
 }
 
 /// Nobody expects this connection to speak: it listens, keeps a lock, or streams.
@@ -47,6 +42,11 @@ pub(super) fn is_back_in_pool(conn: &Connection) -> bool {
     let Some(Statement::Sql { text, .. }) = statement(conn) else { return false };
     let text = text.trim_end_matches([';', ' ']).to_ascii_lowercase();
     text == "discard all" || text.contains("pg_advisory_unlock_all()") || text == "reset all"
+}
+
+/// What was said last on it is known.
+pub(super) fn has_spoken(conn: &Connection) -> bool {
+    statement(conn).is_some()
 }
 
 fn statement(conn: &Connection) -> Option<&Statement> {
