@@ -148,7 +148,8 @@ impl Connection {
     /// The server owes an answer in a session that was seen to speak.
     #[must_use]
     pub fn awaits_answer(&self) -> bool {
-        let spoken = matches!(self.phase(), WirePhase::Ready | WirePhase::Encrypted);
+        let spoken =
+            matches!(self.phase(), WirePhase::Ready | WirePhase::Encrypted | WirePhase::Mysql);
         spoken && self.active() == Some(true) && !self.peer_closed()
     }
 
@@ -189,7 +190,7 @@ impl Connection {
         }
     }
 
-    /// A PostgreSQL session, as far as can be told: not a cancel request, not another protocol,
+    /// A session, as far as can be told: not a cancel request, not another protocol,
     /// and connected.
     #[must_use]
     pub fn is_session(&self) -> bool {
@@ -197,6 +198,7 @@ impl Connection {
             WirePhase::Ready => true,
             // Answered at least once: a refused TLS handshake never gets here.
             WirePhase::Encrypted => self.wire.as_ref().is_some_and(|wire| wire.bytes_received > 0),
+            WirePhase::Mysql => self.wire.as_ref().is_some_and(|wire| wire.bytes_sent > 0),
             WirePhase::Unknown => true,
             WirePhase::Connecting | WirePhase::Cancel | WirePhase::Foreign => false,
         }
@@ -211,6 +213,8 @@ impl Connection {
                 Some(wire.statements > 0 || wire.uses > 0)
             }
             WirePhase::Ready if wire.statements > 0 || wire.uses > 0 => Some(true),
+            // Known from the server's greeting on, so from its opening.
+            WirePhase::Mysql => Some(wire.statements > 0),
             _ => None,
         }
     }
@@ -235,18 +239,20 @@ impl Connection {
         self.wire.as_ref().is_some_and(|wire| wire.peer_closed)
     }
 
-    /// Database, with the server's default: the user's name.
+    /// Database, with PostgreSQL's default: the user's name.
     #[must_use]
     pub fn database(&self) -> Option<&str> {
         let wire = self.wire.as_ref()?;
-        wire.database.as_deref().or(wire.user.as_deref())
+        let default = wire.user.as_deref().filter(|_| wire.phase != WirePhase::Mysql);
+        wire.database.as_deref().or(default)
     }
 
     pub(super) fn identity(&self) -> Option<Identity> {
         let wire = self.wire.as_ref()?;
         Some(Identity {
             user: wire.user.clone()?,
-            database: self.database()?.to_owned(),
+            // MySQL's sessions need none.
+            database: self.database().unwrap_or_default().to_owned(),
             application_name: wire.application_name.clone(),
         })
     }

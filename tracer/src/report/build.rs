@@ -196,7 +196,7 @@ fn connection_row(
     ended: bool,
 ) -> ConnectionRow {
     let wire = conn.wire.as_ref();
-    let readable = conn.phase() == WirePhase::Ready;
+    let readable = matches!(conn.phase(), WirePhase::Ready | WirePhase::Mysql);
     let opened = conn.opened.existing.is_none().then_some(conn.opened.at);
     ConnectionRow {
         id: conn.id.0,
@@ -209,7 +209,7 @@ fn connection_row(
         application_name: wire.and_then(|wire| wire.application_name.clone()),
         backend_pid: wire.and_then(|wire| wire.backend_pid),
         tls: match conn.phase() {
-            WirePhase::Ready => Some(false),
+            WirePhase::Ready | WirePhase::Mysql => Some(false),
             WirePhase::Encrypted => Some(true),
             _ => None,
         },

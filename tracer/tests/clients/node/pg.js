@@ -1,0 +1,82 @@
+'use strict';
+// node-postgres with pg-pool.
+
+const pg = require('pg');
+const Pool = require('pg-pool');
+const { failing, giveUpOn, abandon, abort, outside, pace, repeat, sleep, versions } = require('./loop');
+const leaks = require('./leaks');
+const healthy = require('./healthy');
+
+module.exports = (given) => {
+  const options = { max: 60, ...given };
+  const open = () => {
+    const pool = new Pool(options);
+    pool.on('error', (error) => console.log(`error idle connection: ${error.message}`));
+    return pool;
+  };
+  const pool = open();
+  const second = open();
+
+  return {
+    versions: versions('pg'),
+    healthy: () => healthy.tryFinally(pool),
+    leaks: {
+      forgotten: () => leaks.forgottenRelease(pool),
+      // Two good calls for each bad one: the path leaks sometimes.
+      early_return: async () => {
+        await leaks.earlyReturn(pool, 1);
+        await pace();
+        await leaks.earlyReturn(pool, 2);
+        await pace();
+        await leaks.earlyReturn(pool, 1000);
+      },
+      throw: async () => {
+        await leaks.throwBeforeRelease(pool, '{"fine": true}');
+        await pace();
+        await failing(leaks.throwBeforeRelease(pool, '{"broken": '), SyntaxError);
+      },
+      never_used: () => leaks.neverUsed(pool),
+      idle_in_transaction: () => leaks.idleInTransaction(pool),
+      failed_transaction: () => failing(leaks.failedTransaction(pool), pg.DatabaseError),
+      late: () => giveUpOn(leaks.heldWhileOutside(pool, () => outside.call())),
+      aborted: () => abort((signal) => leaks.abortedTask(pool, signal)),
+      outside: async () => abandon(leaks.heldWhileOutside(pool, () => outside.call())),
+      cursor: () => leaks.cursorLeftOpen(pool),
+      returned_in_transaction: () => leaks.returnedInTransaction(pool),
+      new_pool: () => leaks.newPoolPerRequest(open),
+    },
+    rounds: {
+      transaction: () => healthy.transaction(pool),
+      pool_query: () => healthy.poolQuery(pool),
+      cursor: () => healthy.cursor(pool),
+      queued: () => healthy.queued(pool),
+      in_time: () => healthy.outsideFirst(pool, () => outside.call(1)),
+      // Two pools with one data source, used in turn.
+      two_pools: async () => {
+        await healthy.tryFinally(pool);
+        await pace();
+        await healthy.tryFinally(second);
+      },
+      pool_for_each: () => healthy.poolForEach(open),
+    },
+    commands: {
+      burst: (count) => healthy.burst(pool, Number(count)),
+      // So many requests at a time, each holding a connection while somebody outside answers.
+      outside_burst: (count, milliseconds) =>
+        repeat(1, () =>
+          Promise.all(
+            Array.from({ length: Number(count) }, async (_, index) => {
+              await sleep(index * 20);
+              await healthy.heldWhileOutside(pool, () => outside.call(milliseconds));
+            }),
+          ),
+        ),
+      listen: () => healthy.listen(pool),
+      advisory_lock: (key) => healthy.advisoryLock(pool, Number(key)),
+      copy: () => healthy.copyIn(pool),
+      keepalive: (milliseconds) => healthy.keepalive(pool, Number(milliseconds)),
+      // Answered when the statement is on its way.
+      hold_query: (seconds) => abandon(healthy.longQuery(pool, Number(seconds))),
+    },
+  };
+};
