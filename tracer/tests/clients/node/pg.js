@@ -3,7 +3,7 @@
 
 const pg = require('pg');
 const Pool = require('pg-pool');
-const { failing, giveUpOn, abandon, abort, outside, pace, repeat, sleep, versions } = require('./loop');
+const { failing, giveUpOn, abandon, abort, outside, pace, sleep, versions } = require('./loop');
 const leaks = require('./leaks');
 const healthy = require('./healthy');
 
@@ -61,15 +61,14 @@ module.exports = (given) => {
     },
     commands: {
       burst: (count) => healthy.burst(pool, Number(count)),
-      // So many requests at a time, each holding a connection while somebody outside answers.
+      // So many requests one after the other, each holding a connection while somebody outside
+      // answers: all of them are out when the first comes back.
       outside_burst: (count, milliseconds) =>
-        repeat(1, () =>
-          Promise.all(
-            Array.from({ length: Number(count) }, async (_, index) => {
-              await sleep(index * 20);
-              await healthy.heldWhileOutside(pool, () => outside.call(milliseconds));
-            }),
-          ),
+        Promise.all(
+          Array.from({ length: Number(count) }, async (_, index) => {
+            await sleep((index * milliseconds) / count);
+            await healthy.heldWhileOutside(pool, () => outside.call(milliseconds));
+          }),
         ),
       listen: () => healthy.listen(pool),
       advisory_lock: (key) => healthy.advisoryLock(pool, Number(key)),

@@ -3,7 +3,7 @@
 // code that asked has returned.
 
 const postgres = require('postgres');
-const { abandon, abort, failing, giveUpOn, outside, pace, repeat, sleep, versions } = require('./loop');
+const { abandon, abort, failing, giveUpOn, outside, pace, sleep, versions } = require('./loop');
 
 const open = (options) => postgres({ max: 40, onnotice: () => {}, ...options });
 
@@ -136,15 +136,14 @@ module.exports = (options) => {
     commands: {
       burst: (count) =>
         Promise.all(Array.from({ length: Number(count) }, () => sql`select pg_sleep(0.1)`)),
-      // So many requests at a time, each holding a connection while somebody outside answers.
+      // So many requests one after the other, each holding a connection while somebody outside
+      // answers: all of them are out when the first comes back.
       outside_burst: (count, milliseconds) =>
-        repeat(1, () =>
-          Promise.all(
-            Array.from({ length: Number(count) }, async (_, index) => {
-              await sleep(index * 20);
-              await heldWhileOutside(sql, () => outside.call(milliseconds));
-            }),
-          ),
+        Promise.all(
+          Array.from({ length: Number(count) }, async (_, index) => {
+            await sleep((index * milliseconds) / count);
+            await heldWhileOutside(sql, () => outside.call(milliseconds));
+          }),
         ),
       hold_query: (seconds) => abandon(sql`select pg_sleep(${Number(seconds)})`.then()),
       listen: () => sql.listen('orders', () => {}),

@@ -68,9 +68,12 @@ async function transactionWhileOutside(source, answer) {
 async function streamLeftOpen(source) {
   const runner = source.createQueryRunner();
   const stream = await runner.stream('select generate_series(1, 1000)');
-  await new Promise(function firstRow(resolve, reject) {
+  await new Promise((resolve, reject) => {
     stream.once('error', reject);
-    stream.once('readable', () => resolve(stream.read()));
+    // Its read asks the server for more.
+    stream.once('readable', function firstRow() {
+      resolve(stream.read());
+    });
   });
 }
 
