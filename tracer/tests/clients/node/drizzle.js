@@ -4,7 +4,7 @@
 const { Pool } = require('pg');
 const { drizzle } = require('drizzle-orm/node-postgres');
 const { sql } = require('drizzle-orm');
-const { failing, giveUpOn, outside, pace, versions } = require('./loop');
+const { failing, giveUpOn, pace, versions } = require('./loop');
 
 const open = (options) => new Pool({ max: 40, ...options });
 
@@ -69,7 +69,7 @@ module.exports = (options) => {
         await pace();
         await failing(throwBeforeRelease(pool, '{"broken": '), SyntaxError);
       },
-      late: () => giveUpOn(transactionWhileOutside(db, () => outside.call())),
+      late: () => giveUpOn((answer) => transactionWhileOutside(db, answer)),
     },
     rounds: { transaction: () => transaction(db) },
     commands: {

@@ -2,7 +2,7 @@
 // Knex, whose pool is tarn: it closes what sits idle down to two connections.
 
 const Knex = require('knex');
-const { abandon, failing, giveUpOn, outside, pace, versions } = require('./loop');
+const { abandon, failing, giveUpOn, leaveOutside, pace, versions } = require('./loop');
 
 const open = (options) => Knex({ client: 'pg', connection: {}, pool: { max: 40, ...options } });
 
@@ -119,8 +119,8 @@ module.exports = (options) => {
       },
       never_used: () => neverUsed(db),
       idle_in_transaction: () => idleInTransaction(db),
-      late: () => giveUpOn(transactionWhileOutside(db, () => outside.call())),
-      outside: async () => abandon(heldWhileOutside(db, () => outside.call())),
+      late: () => giveUpOn((answer) => transactionWhileOutside(db, answer)),
+      outside: () => leaveOutside((answer) => heldWhileOutside(db, answer)),
       stream: () => streamLeftOpen(db),
       returned_in_transaction: () => returnedInTransaction(db),
       new_pool: () => newPoolPerRequest(options),

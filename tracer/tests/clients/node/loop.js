@@ -50,9 +50,25 @@ function abandon(task) {
   task.catch((error) => console.log(`error ${error.message}`));
 }
 
-// Gives up on a task after a while; the task itself goes on.
-async function giveUpOn(task) {
-  const late = pace().then(() => {
+// The same where the task, which is given what to wait for, waits for somebody outside.
+function leaveOutside(start) {
+  return new Promise((resolve, reject) => {
+    const answer = () => {
+      resolve();
+      return outside.call();
+    };
+    start(answer).catch(reject);
+  });
+}
+
+// Gives up on such a task after a while; the task itself goes on.
+async function giveUpOn(start) {
+  let task;
+  const reached = leaveOutside((answer) => {
+    task = start(answer);
+    return task;
+  });
+  const late = reached.then(pace).then(() => {
     throw new Error('too late');
   });
   try {
@@ -145,4 +161,15 @@ function versions(...packages) {
   return packages.map((name) => `${name} ${version(name)}`).join(', ');
 }
 
-module.exports = { abandon, abort, failing, giveUpOn, outside, pace, repeat, run, sleep, versions };
+module.exports = {
+  abandon,
+  abort,
+  failing,
+  giveUpOn,
+  leaveOutside,
+  outside,
+  pace,
+  run,
+  sleep,
+  versions,
+};

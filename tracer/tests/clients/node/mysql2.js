@@ -5,7 +5,7 @@
 
 const { once } = require('node:events');
 const mysql = require('mysql2/promise');
-const { abandon, abort, failing, giveUpOn, outside, pace, versions } = require('./loop');
+const { abandon, abort, failing, giveUpOn, leaveOutside, pace, versions } = require('./loop');
 
 function open(options) {
   const { MYSQL_HOST: host, MYSQL_TCP_PORT: port } = process.env;
@@ -113,9 +113,9 @@ module.exports = (options) => {
       },
       never_used: () => neverUsed(pool),
       transaction: () => transactionNeverEnded(pool),
-      late: () => giveUpOn(heldWhileOutside(pool, () => outside.call())),
+      late: () => giveUpOn((answer) => heldWhileOutside(pool, answer)),
       aborted: () => abort((signal) => abortedTask(pool, signal)),
-      outside: async () => abandon(heldWhileOutside(pool, () => outside.call())),
+      outside: () => leaveOutside((answer) => heldWhileOutside(pool, answer)),
       new_pool: () => newPoolPerRequest(options),
     },
     rounds: { released: () => released(pool), transaction: () => transaction(pool) },

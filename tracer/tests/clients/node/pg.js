@@ -3,7 +3,17 @@
 
 const pg = require('pg');
 const Pool = require('pg-pool');
-const { failing, giveUpOn, abandon, abort, outside, pace, sleep, versions } = require('./loop');
+const {
+  abandon,
+  abort,
+  failing,
+  giveUpOn,
+  leaveOutside,
+  outside,
+  pace,
+  sleep,
+  versions,
+} = require('./loop');
 const leaks = require('./leaks');
 const healthy = require('./healthy');
 
@@ -38,9 +48,9 @@ module.exports = (given) => {
       never_used: () => leaks.neverUsed(pool),
       idle_in_transaction: () => leaks.idleInTransaction(pool),
       failed_transaction: () => failing(leaks.failedTransaction(pool), pg.DatabaseError),
-      late: () => giveUpOn(leaks.heldWhileOutside(pool, () => outside.call())),
+      late: () => giveUpOn((answer) => leaks.heldWhileOutside(pool, answer)),
       aborted: () => abort((signal) => leaks.abortedTask(pool, signal)),
-      outside: async () => abandon(leaks.heldWhileOutside(pool, () => outside.call())),
+      outside: () => leaveOutside((answer) => leaks.heldWhileOutside(pool, answer)),
       cursor: () => leaks.cursorLeftOpen(pool),
       returned_in_transaction: () => leaks.returnedInTransaction(pool),
       new_pool: () => leaks.newPoolPerRequest(open),

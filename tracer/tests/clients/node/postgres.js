@@ -3,7 +3,17 @@
 // code that asked has returned.
 
 const postgres = require('postgres');
-const { abandon, abort, failing, giveUpOn, outside, pace, sleep, versions } = require('./loop');
+const {
+  abandon,
+  abort,
+  failing,
+  giveUpOn,
+  leaveOutside,
+  outside,
+  pace,
+  sleep,
+  versions,
+} = require('./loop');
 
 const open = (options) => postgres({ max: 40, onnotice: () => {}, ...options });
 
@@ -120,10 +130,10 @@ module.exports = (options) => {
       },
       never_used: () => neverUsed(sql),
       idle_in_transaction: () => idleInTransaction(sql),
-      late: () => giveUpOn(transactionWhileOutside(sql, () => outside.call())),
+      late: () => giveUpOn((answer) => transactionWhileOutside(sql, answer)),
       aborted: () => abort((signal) => abortedTask(sql, signal)),
-      outside: async () => abandon(heldWhileOutside(sql, () => outside.call())),
-      cursor: async () => abandon(cursorWhileOutside(sql, () => outside.call())),
+      outside: () => leaveOutside((answer) => heldWhileOutside(sql, answer)),
+      cursor: () => leaveOutside((answer) => cursorWhileOutside(sql, answer)),
       returned_in_transaction: () => returnedInTransaction(sql),
       new_pool: () => newPoolPerRequest(options),
     },

@@ -2,7 +2,7 @@
 // Sequelize 6, whose pool is sequelize-pool.
 
 const { Sequelize } = require('sequelize');
-const { abandon, failing, giveUpOn, outside, pace, versions } = require('./loop');
+const { abandon, failing, giveUpOn, leaveOutside, pace, versions } = require('./loop');
 
 function open(options) {
   const { PGHOST: host, PGPORT: port, PGUSER: username, PGDATABASE: database } = process.env;
@@ -109,8 +109,8 @@ module.exports = (options) => {
       },
       idle_in_transaction: () => idleInTransaction(db),
       never_used: () => neverUsed(db),
-      late: () => giveUpOn(transactionWhileOutside(db, () => outside.call())),
-      outside: async () => abandon(heldWhileOutside(db, () => outside.call())),
+      late: () => giveUpOn((answer) => transactionWhileOutside(db, answer)),
+      outside: () => leaveOutside((answer) => heldWhileOutside(db, answer)),
       returned_in_transaction: () => returnedInTransaction(db),
       new_pool: () => newPoolPerRequest(options),
     },

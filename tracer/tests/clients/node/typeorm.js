@@ -2,7 +2,7 @@
 // TypeORM, whose pool is pg-pool.
 
 const { DataSource } = require('typeorm');
-const { abandon, abort, failing, giveUpOn, outside, pace, versions } = require('./loop');
+const { abort, failing, giveUpOn, leaveOutside, pace, versions } = require('./loop');
 
 function open(options) {
   const { PGHOST: host, PGPORT: port, PGUSER: username, PGDATABASE: database } = process.env;
@@ -133,9 +133,9 @@ module.exports = (options) => {
       }),
       never_used: ready(() => neverUsed(source)),
       idle_in_transaction: ready(() => idleInTransaction(source)),
-      late: ready(() => giveUpOn(transactionWhileOutside(source, () => outside.call()))),
+      late: ready(() => giveUpOn((answer) => transactionWhileOutside(source, answer))),
       aborted: ready(() => abort((signal) => abortedTask(source, signal))),
-      outside: ready(() => abandon(heldWhileOutside(source, () => outside.call()))),
+      outside: ready(() => leaveOutside((answer) => heldWhileOutside(source, answer))),
       stream: ready(() => streamLeftOpen(source)),
       returned_in_transaction: ready(() => returnedInTransaction(source)),
       new_pool: () => newPoolPerRequest(options),
