@@ -97,7 +97,11 @@ fn knex() -> Vec<Scenario> {
         it.leaky("exception before commit", &["leak throw 7"], in_transaction(None)),
         it.leaky("task given up late", &["leak late 7"], in_transaction(None)),
         it.leaky("held across an outside call", &["leak outside 7"], leak(None)),
-        it.leaky("stream left open", &["leak stream 7", "burst 3"], leak(None)),
+        it.leaky(
+            "stream left open",
+            &["leak stream 7", "advisory_lock 7", "healthy 1"],
+            leak(None),
+        ),
         it.leaky("transaction never ended", &["leak idle_in_transaction 7"], in_transaction(None)),
         // Of connections that were used before.
         it.leaky("taken and not used", &["leak never_used 7"], leak(None)),
