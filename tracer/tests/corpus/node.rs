@@ -37,6 +37,17 @@ fn leak(function: Option<&'static str>) -> Accusation {
     Accusation::leak("strong", 7, function)
 }
 
+/// One connection, taken again and again by users who find a transaction that they did not begin.
+fn returned(function: Option<&'static str>) -> Accusation {
+    let verdict = "returned in transaction";
+    Accusation { verdict, certainty: "strong", count: 1, function }
+}
+
+/// Of each pool one connection.
+fn abandoned() -> Accusation {
+    Accusation { verdict: "abandoned pool", certainty: "strong", count: 7, function: None }
+}
+
 fn in_transaction(function: Option<&'static str>) -> Accusation {
     Accusation::idle_in_transaction(7, function)
 }
@@ -70,6 +81,12 @@ fn pg() -> Vec<Scenario> {
             &["leak_alone never_used 7", "healthy 1"],
             Accusation::never_used("strong", 7),
         ),
+        it.leaky(
+            "returned in a transaction",
+            &["leak returned_in_transaction 7"],
+            returned(Some("returnedInTransaction")),
+        ),
+        it.leaky("a pool for each request", &["leak new_pool 7"], abandoned()),
         it.healthy("released in finally", &["healthy 7"]).fast(),
         it.healthy("transaction ended", &["transaction 7"]),
         it.healthy("queries of the pool", &["pool_query 7"]),
@@ -105,6 +122,8 @@ fn knex() -> Vec<Scenario> {
         it.leaky("transaction never ended", &["leak idle_in_transaction 7"], in_transaction(None)),
         // Of connections that were used before.
         it.leaky("taken and not used", &["leak never_used 7"], leak(None)),
+        it.leaky("returned in a transaction", &["leak returned_in_transaction 7"], returned(None)),
+        it.leaky("a pool for each request", &["leak new_pool 7"], abandoned()),
         it.healthy("queries of the pool", &["healthy 7"]),
         it.healthy("released in finally", &["released 7"]),
         it.healthy("transaction ended", &["transaction 7"]),
@@ -131,6 +150,12 @@ fn sequelize() -> Vec<Scenario> {
         it.leaky("transaction never ended", &["leak idle_in_transaction 7"], in_transaction(None)),
         // Sequelize itself asks for the server's types and sets the time zone on each connection.
         it.leaky("never used", &["leak never_used 7"], leak(None)),
+        it.leaky(
+            "returned in a transaction",
+            &["leak returned_in_transaction 7"],
+            returned(Some("returnedInTransaction")),
+        ),
+        it.leaky("a pool for each request", &["leak new_pool 7"], abandoned()),
         it.healthy("queries of the pool", &["healthy 7"]),
         it.healthy("transaction ended", &["transaction 7"]),
         it.healthy("burst, then calm", &["burst 11", "healthy 5"]),
@@ -151,6 +176,8 @@ fn typeorm() -> Vec<Scenario> {
         it.leaky("stream left open", &["leak stream 7", "burst 3"], leak(Some("firstRow"))),
         it.leaky("transaction never ended", &["leak idle_in_transaction 7"], in_transaction(None)),
         it.leaky("taken and not used", &["leak never_used 7"], leak(None)),
+        it.leaky("returned in a transaction", &["leak returned_in_transaction 7"], returned(None)),
+        it.leaky("a pool for each request", &["leak new_pool 7"], abandoned()),
         it.healthy("queries of the pool", &["healthy 7"]),
         it.healthy("released in finally", &["released 7"]),
         it.healthy("transaction ended", &["transaction 7"]),
@@ -194,6 +221,8 @@ fn postgres() -> Vec<Scenario> {
         it.leaky("transaction never ended", &["leak idle_in_transaction 7"], in_transaction(None)),
         it.leaky("taken and not used", &["leak never_used 7"], leak(None)),
         never_used,
+        it.leaky("returned in a transaction", &["leak returned_in_transaction 7"], returned(None)),
+        it.leaky("a pool for each request", &["leak new_pool 7"], abandoned()),
         it.healthy("queries of the pool", &["healthy 7"]).fast(),
         it.healthy("released in finally", &["released 7"]),
         it.healthy("transaction ended", &["transaction 7"]),
@@ -233,6 +262,7 @@ fn mysql2() -> Vec<Scenario> {
             &["leak_alone never_used 7", "healthy 1"],
             Accusation::never_used("strong", 7),
         ),
+        it.leaky("a pool for each request", &["leak new_pool 7"], abandoned()),
         it.healthy("queries of the pool", &["healthy 7"]),
         it.healthy("released in finally", &["released 7"]),
         it.healthy("transaction ended", &["transaction 7"]),
