@@ -104,14 +104,6 @@ fn finding(
     let stacks: Vec<_> = stacks.into_iter().map(|(of, stack)| (of, stack.clone())).collect();
     let blame = blamed.map(|(of, frame, _)| (of, frame));
     match &blame {
-        None if let Some(reason) =
-            stacks.first().and_then(|(_, stack)| stack.truncated.as_ref()) =>
-        {
-            evidence.push(format!(
-                "No frame of the application is on the known part of the stack ({reason}), so no \
-                 line is blamed."
-            ));
-        }
         None if stacks.iter().any(|(_, stack)| !stack.frames.is_empty()) => evidence.push(
             "Application frames are not on the stack: it was taken where a runtime, a driver or \
              an event loop wrote, so no line is blamed."
