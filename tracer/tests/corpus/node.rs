@@ -201,15 +201,6 @@ fn drizzle() -> Vec<Scenario> {
 
 fn postgres() -> Vec<Scenario> {
     let it = Library("Postgres.js", || Kind::NodeWith("postgres", "{}").command());
-    // By default its first connection asks for the server's types.
-    let bare: fn() -> Command = || Kind::NodeWith("postgres", r#"{"fetch_types":false}"#).command();
-    let never_used = Scenario::leaky(
-        it.0,
-        "never used",
-        bare,
-        &["leak_alone never_used 7", "healthy 1"],
-        Accusation::never_used("strong", 7),
-    );
     vec![
         it.leaky("forgotten release", &["leak forgotten 7"], leak(None)).fast(),
         it.leaky("early return", &["leak early_return 7"], leak(None)),
@@ -220,7 +211,6 @@ fn postgres() -> Vec<Scenario> {
         it.leaky("cursor held across an outside call", &["leak cursor 7", "burst 3"], leak(None)),
         it.leaky("transaction never ended", &["leak idle_in_transaction 7"], in_transaction(None)),
         it.leaky("taken and not used", &["leak never_used 7"], leak(None)),
-        never_used,
         it.leaky("returned in a transaction", &["leak returned_in_transaction 7"], returned(None)),
         it.leaky("a pool for each request", &["leak new_pool 7"], abandoned()),
         it.healthy("queries of the pool", &["healthy 7"]).fast(),
