@@ -1,7 +1,7 @@
 //! The PostgreSQL wire as far as it tells who must speak next and in which transaction state.
 //!
-//! This module holds the state and what it is read through; [`walk`] follows the bytes. May import
-//! nothing else of this crate. Pure: bytes come through the [`Memory`] trait, so the same walk runs
+//! This module holds the state and what it is read through; [`walk`] follows the bytes, and
+//! [`mysql`] those of a server that is none of PostgreSQL's. May import nothing else of this crate. Pure: bytes come through the [`Memory`] trait, so the same walk runs
 //! in the kernel over user memory and in host tests over slices. Total: any bytes in, a state out;
 //! what cannot be followed is marked (`synced` = 0), never guessed silently.
 //!
@@ -37,6 +37,7 @@
 //! more. Marks of statements come from the last Query or Parse of a send only: not from others
 //! before it in a pipeline, nor from running a prepared statement again.
 
+pub mod mysql;
 pub mod walk;
 
 pub use walk::{on_receive, on_send, pass_received, pass_sent};
@@ -57,6 +58,10 @@ pub const PHASE_CANCEL: u32 = 5;
 pub const PHASE_UNKNOWN: u32 = 6;
 /// Not the PostgreSQL protocol.
 pub const PHASE_FOREIGN: u32 = 7;
+/// MySQL: greeted by the server, no command yet.
+pub const PHASE_GREETED: u32 = 8;
+/// MySQL: commands are counted, the rest is direction and time.
+pub const PHASE_MYSQL: u32 = 9;
 
 /// A COPY is running.
 pub const MARK_COPY: u32 = 0x100;
@@ -206,9 +211,19 @@ impl Wire {
     pub const fn settled(&self) -> bool {
         match self.phase {
             PHASE_READY => self.pending() <= 0 && self.marks & MARK_COPY == 0,
-            PHASE_ENCRYPTED | PHASE_UNKNOWN => self.last_recv >= self.last_send,
+            PHASE_ENCRYPTED | PHASE_UNKNOWN | PHASE_GREETED | PHASE_MYSQL => {
+                self.last_recv >= self.last_send
+            }
             _ => false,
         }
+    }
+
+    /// Whether there is nothing to read in a send, or in a receive.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_dark(&self, send: bool) -> bool {
+        self.phase == PHASE_ENCRYPTED
+            || (!send && (self.phase == PHASE_MYSQL || self.phase == PHASE_GREETED))
     }
 }
 

@@ -4,6 +4,7 @@
 //! live here once. Nothing in this crate is part of the product.
 
 pub mod clients;
+pub mod mysql;
 pub mod postgres;
 pub mod sh;
 pub mod workspace;

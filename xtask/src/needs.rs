@@ -29,6 +29,8 @@ pub enum Probe {
     AnyOf(&'static [&'static str]),
     /// The Python on `PATH` can import this.
     PythonModule(&'static str),
+    /// MariaDB's server, wherever [`xtask::mysql::program`] finds it.
+    MysqlServer,
     /// PostgreSQL's server programs, wherever [`xtask::postgres::bin_dir`] finds them.
     PostgresServer,
 }
@@ -98,6 +100,13 @@ pub const CLIENTS: &[Need] = &[
         ]),
     },
 ];
+
+/// Another database, for what is not PostgreSQL's. Its server alone, which starts no service.
+pub const MYSQL: &[Need] = &[Need {
+    debian: "mariadb-server-core",
+    why: "a server that speaks MySQL",
+    probe: Probe::MysqlServer,
+}];
 
 /// A server with TLS.
 pub const TLS: &[Need] =

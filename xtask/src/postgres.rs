@@ -253,12 +253,12 @@ fn debian_bin(major: u32) -> PathBuf {
 
 /// Whose server it is: the user `postgres` where we are root, else our own.
 #[derive(Clone, Copy)]
-struct Owner {
+pub(crate) struct Owner {
     ids: Option<(u32, u32)>,
 }
 
 impl Owner {
-    fn find() -> Result<Self> {
+    pub(crate) fn find() -> Result<Self> {
         if !sh::is_root() {
             return Ok(Self { ids: None });
         }
@@ -269,7 +269,12 @@ impl Owner {
         Ok(Self { ids: Some((id("-u")?, id("-g")?)) })
     }
 
-    fn give(self, path: &Path) -> Result<()> {
+    /// User and group, where they are not our own.
+    pub(crate) fn ids(self) -> Option<(u32, u32)> {
+        self.ids
+    }
+
+    pub(crate) fn give(self, path: &Path) -> Result<()> {
         let Some((user, group)) = self.ids else { return Ok(()) };
         chown(path, Some(user), Some(group)).with_context(|| format!("chown {}", path.display()))
     }

@@ -11,7 +11,7 @@ use std::fmt;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use xtask::{clients, postgres, sh, workspace};
+use xtask::{clients, mysql, postgres, sh, workspace};
 
 use crate::go;
 use crate::needs::{self, Need, Probe};
@@ -203,6 +203,7 @@ fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
             needs::PYTHON,
             needs::DEMO,
             needs::CLIENTS,
+            needs::MYSQL,
             needs::TLS,
             needs::POOLER,
             needs::NETWORK,
@@ -222,6 +223,7 @@ fn is_met(need: &Need) -> bool {
         Probe::PythonModule(name) => {
             sh::succeeds(Command::new("python3").args(["-c", &format!("import {name}")]))
         }
+        Probe::MysqlServer => mysql::program().is_ok(),
         Probe::PostgresServer => postgres::bin_dir().is_ok(),
     }
 }

@@ -16,7 +16,7 @@ use tracer_ebpf::{
     conn::{Conn, FLAG_CONNECTING, FLAG_EOF},
     parts::{PART_CONNECT, PART_RECEIVE, PART_RECEIVE_WALK, PART_SEND, PART_SEND_WALK},
     stack::KIND_USE,
-    wire::{self, PHASE_ENCRYPTED, PHASE_READY, PHASE_UNKNOWN, Segments},
+    wire::{self, PHASE_ENCRYPTED, PHASE_MYSQL, PHASE_READY, PHASE_UNKNOWN, Segments},
 };
 
 use super::{
@@ -212,7 +212,7 @@ fn pass(ctx: &BtfTracePointContext, send: bool) {
         } else {
             wire::pass_received(&memory, wire, len)
         }
-    } else if wire.phase == PHASE_ENCRYPTED {
+    } else if wire.is_dark(send) {
         // There is nothing to read.
         len
     } else {
@@ -303,6 +303,7 @@ fn sent(conn: *mut Conn, call: *mut Call, regs: *const pt_regs, bytes: u64, sett
         // A new use is the first send after the server was done, in a session.
         let in_session = state.phase == PHASE_READY
             || state.phase == PHASE_ENCRYPTED
+            || state.phase == PHASE_MYSQL
             || state.phase == PHASE_UNKNOWN;
         if settled && in_session {
             state.uses = state.uses.wrapping_add(1);

@@ -7,9 +7,9 @@
 use super::{
     CODE_CANCEL, CODE_GSSENC, CODE_SSL, MAJOR_VERSION, MARK_COPY, MARK_COPY_BOTH, MARK_RESYNCED,
     MARK_SIMPLE, MARK_TERMINATED, MARK_TEXT_SIMPLE, MAX_MESSAGE, MAX_STARTUP, Memory, NAME_BYTES,
-    PHASE_ASKED, PHASE_CANCEL, PHASE_ENCRYPTED, PHASE_FOREIGN, PHASE_NEW, PHASE_READY,
-    PHASE_STARTING, PHASE_UNKNOWN, STATEMENT_NAME, STATEMENT_NONE, STATEMENT_SQL, Segments, Stream,
-    Wire,
+    PHASE_ASKED, PHASE_CANCEL, PHASE_ENCRYPTED, PHASE_FOREIGN, PHASE_GREETED, PHASE_MYSQL,
+    PHASE_NEW, PHASE_READY, PHASE_STARTING, PHASE_UNKNOWN, STATEMENT_NAME, STATEMENT_NONE,
+    STATEMENT_SQL, Segments, Stream, Wire, mysql,
 };
 use crate::{
     limits::{PASS_STEPS, STATEMENT_BYTES, WALK_STEPS, WALK_STEPS_RECEIVE},
@@ -64,6 +64,10 @@ const fn is_status(status: u8) -> bool {
 pub fn on_send<M: Memory>(memory: &mut M, wire: &mut Wire, mut segments: Segments, passed: u64) {
     let phase = wire.phase;
     if phase == PHASE_ENCRYPTED || phase == PHASE_CANCEL || phase == PHASE_FOREIGN {
+        return;
+    }
+    if phase == PHASE_GREETED || phase == PHASE_MYSQL {
+        mysql::on_send(memory, wire, segments);
         return;
     }
     // A client that sends again has seen the server's answer, reported or not.
@@ -149,6 +153,10 @@ fn end_send<M: Memory>(memory: &mut M, wire: &mut Wire) {
 #[inline(always)]
 pub fn on_receive<M: Memory>(memory: &mut M, wire: &mut Wire, mut segments: Segments, passed: u64) {
     let phase = wire.phase;
+    if phase == PHASE_NEW {
+        mysql::greeting(memory, wire, segments);
+        return;
+    }
     if phase != PHASE_READY
         && phase != PHASE_STARTING
         && phase != PHASE_UNKNOWN

@@ -3,6 +3,7 @@
 
 mod endings;
 mod messages;
+mod mysql;
 mod peer;
 mod properties;
 mod sessions;

@@ -11,8 +11,9 @@ use tracer_ebpf::{
     limits::{STARTUP_BYTES, STATEMENT_BYTES},
     statement::{MARK_ADVISORY_LOCK, MARK_LISTEN},
     wire::{
-        MARK_COPY, MARK_COPY_BOTH, PHASE_CANCEL, PHASE_ENCRYPTED, PHASE_FOREIGN, PHASE_READY,
-        PHASE_UNKNOWN, STATEMENT_NAME, STATEMENT_SQL,
+        MARK_COPY, MARK_COPY_BOTH, PHASE_CANCEL, PHASE_ENCRYPTED, PHASE_FOREIGN, PHASE_GREETED,
+        PHASE_MYSQL, PHASE_READY, PHASE_UNKNOWN, STATEMENT_NAME, STATEMENT_SQL,
+        mysql::{STMT_CLOSE, STMT_SEND_LONG_DATA},
     },
 };
 
@@ -55,10 +56,22 @@ pub fn wire_state(conn: &Conn, pools: &[PoolName]) -> WireState {
         PHASE_ENCRYPTED => WirePhase::Encrypted,
         PHASE_CANCEL => WirePhase::Cancel,
         PHASE_UNKNOWN => WirePhase::Unknown,
+        PHASE_GREETED | PHASE_MYSQL => WirePhase::Mysql,
         PHASE_FOREIGN => WirePhase::Foreign,
         _ => WirePhase::Connecting,
     };
-    let startup = Startup::parse(&conn.startup, conn.startup_len);
+    let startup = match phase {
+        WirePhase::Mysql => Startup::parse_mysql(&conn.startup, conn.startup_len),
+        _ => Startup::parse(&conn.startup, conn.startup_len),
+    };
+    let active = match phase {
+        WirePhase::Ready => Some(wire.pending() > 0),
+        // The last word is the client's, and nothing is owed.
+        WirePhase::Mysql if matches!(wire.last_frontend, STMT_CLOSE | STMT_SEND_LONG_DATA) => {
+            Some(false)
+        }
+        _ => None,
+    };
     WireState {
         phase,
         last_send: time(wire.last_send),
@@ -66,7 +79,7 @@ pub fn wire_state(conn: &Conn, pools: &[PoolName]) -> WireState {
         bytes_sent: wire.bytes_sent,
         bytes_received: wire.bytes_received,
         statements: u64::from(wire.statements),
-        active: (phase == WirePhase::Ready).then(|| wire.pending() > 0),
+        active,
         status: match wire.status {
             b'I' => Some(TxStatus::Idle),
             b'T' => Some(TxStatus::InTransaction),
@@ -74,14 +87,18 @@ pub fn wire_state(conn: &Conn, pools: &[PoolName]) -> WireState {
             _ => None,
         },
         uses: u64::from(wire.uses),
-        last_statement: statement(conn),
+        // Where its strings begin and end is not known, so they could not be removed from it.
+        last_statement: statement(conn).filter(|_| phase != WirePhase::Mysql),
         listening: wire.marks & MARK_LISTEN != 0,
-        advisory_lock: wire.marks & MARK_ADVISORY_LOCK != 0,
+        advisory_lock: wire.marks & MARK_ADVISORY_LOCK != 0
+            || (phase == WirePhase::Mysql && takes_mysql_lock(conn)),
         copy: wire.marks & MARK_COPY != 0,
         replication: startup.replication || wire.marks & MARK_COPY_BOTH != 0,
         // A server takes the user's name where no database is named (PostgreSQL documentation,
         // "StartupMessage").
-        database: startup.database.or_else(|| startup.user.clone()),
+        database: startup
+            .database
+            .or_else(|| startup.user.clone().filter(|_| phase != WirePhase::Mysql)),
         user: startup.user,
         application_name: startup.application_name,
         backend_pid: (wire.backend_pid != 0).then_some(wire.backend_pid),
@@ -114,6 +131,15 @@ fn statement(conn: &Conn) -> Option<Statement> {
         }
         _ => None,
     }
+}
+
+/// The last statement takes a lock of MySQL that the session keeps.
+fn takes_mysql_lock(conn: &Conn) -> bool {
+    let len = (conn.statement_len as usize).min(STATEMENT_BYTES);
+    let text = conn.statement.get(..len).unwrap_or_default().to_ascii_lowercase();
+    let has = |words: &[u8]| text.windows(words.len()).any(|part| part == words);
+    conn.wire.statement_kind == STATEMENT_SQL
+        && (has(b"get_lock(") && !has(b"release_lock(") || has(b"lock tables ") && !has(b"unlock"))
 }
 
 fn checkout(conn: &Conn, pools: &[PoolName]) -> Option<Checkout> {
@@ -173,6 +199,43 @@ impl Startup {
     }
 }
 
+/// Flags of MySQL's login that tell where its parts are ("Capabilities Flags").
+const CONNECT_WITH_DB: u32 = 1 << 3;
+const SECURE_CONNECTION: u32 = 1 << 15;
+const PLUGIN_AUTH_LENENC: u32 = 1 << 21;
+/// Bytes before the user's name: flags, longest packet, character set, filler.
+const BEFORE_USER: usize = 32;
+
+impl Startup {
+    /// A login of MySQL ("HandshakeResponse41"). What stands between user and database is the
+    /// answer to the server's challenge, which goes nowhere.
+    fn parse_mysql(bytes: &[u8; STARTUP_BYTES], len: u32) -> Self {
+        let mut startup = Self::default();
+        let bytes = bytes.get(..len as usize).unwrap_or(bytes);
+        let [f0, f1, f2, f3, ..] = *bytes else { return startup };
+        let flags = u32::from_le_bytes([f0, f1, f2, f3]);
+        let text = |value| Some(String::from_utf8_lossy(value).into_owned());
+        let Some((user, rest)) = bytes.get(BEFORE_USER..).and_then(split_nul) else {
+            return startup;
+        };
+        startup.user = text(user);
+        if flags & CONNECT_WITH_DB == 0 {
+            return startup;
+        }
+        let behind = if flags & (PLUGIN_AUTH_LENENC | SECURE_CONNECTION) == 0 {
+            split_nul(rest).map(|(_, behind)| behind)
+        } else {
+            // Longer ones than a byte can tell do not fit the field either.
+            let (len, behind) = rest.split_first().unwrap_or((&0, &[]));
+            behind.get(usize::from(*len)..)
+        };
+        if let Some((database, _)) = behind.and_then(split_nul) {
+            startup.database = text(database);
+        }
+        startup
+    }
+}
+
 fn split_nul(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = bytes.iter().position(|byte| *byte == 0)?;
     Some((&bytes[..at], &bytes[at + 1..]))
@@ -206,7 +269,33 @@ mod tests {
         assert_eq!(found.database, None);
     }
 
+    #[test]
+    fn a_login_of_mysql_names_user_and_database() {
+        let login = |flags: u32, tail: &[u8]| {
+            let mut bytes = [0; STARTUP_BYTES];
+            bytes[..4].copy_from_slice(&flags.to_le_bytes());
+            bytes[BEFORE_USER..BEFORE_USER + tail.len()].copy_from_slice(tail);
+            let found = Startup::parse_mysql(&bytes, (BEFORE_USER + tail.len()) as u32);
+            (found.user, found.database)
+        };
+        let known = |text: &str| Some(text.to_owned());
+        let both = (known("app"), known("shop"));
+        assert_eq!(login(CONNECT_WITH_DB | SECURE_CONNECTION, b"app\0\x03abcshop\0"), both);
+        assert_eq!(login(CONNECT_WITH_DB, b"app\0abc\0shop\0"), both);
+        assert_eq!(login(SECURE_CONNECTION, b"app\0\x03abcplugin\0"), (known("app"), None));
+        assert_eq!(login(CONNECT_WITH_DB, b"app\0abc\0sho"), (known("app"), None));
+        assert_eq!(login(0, b"ap"), (None, None));
+    }
+
     proptest::proptest! {
+        #[test]
+        fn any_login_of_mysql_is_taken(bytes: Vec<u8>, len: u32) {
+            let mut field = [0; STARTUP_BYTES];
+            let take = bytes.len().min(STARTUP_BYTES);
+            field[..take].copy_from_slice(&bytes[..take]);
+            let _ = Startup::parse_mysql(&field, len);
+        }
+
         #[test]
         fn any_startup_bytes_are_taken(bytes: Vec<u8>, len: u32) {
             let mut field = [0; STARTUP_BYTES];

@@ -179,8 +179,10 @@ impl Connection {
     /// The server owes an answer in a session that was seen to speak, or by its own word.
     #[must_use]
     pub fn awaits_answer(&self) -> bool {
-        let spoken = matches!(self.phase(), WirePhase::Ready | WirePhase::Encrypted)
-            || (self.phase() == WirePhase::Unknown && self.state_is_said());
+        let spoken = matches!(
+            self.phase(),
+            WirePhase::Ready | WirePhase::Encrypted | WirePhase::Mysql
+        ) || (self.phase() == WirePhase::Unknown && self.state_is_said());
         spoken && self.active() == Some(true) && !self.peer_closed()
     }
 
@@ -221,7 +223,7 @@ impl Connection {
         }
     }
 
-    /// A PostgreSQL session, as far as can be told: not a cancel request, not another protocol,
+    /// A session, as far as can be told: not a cancel request, not another protocol,
     /// and connected.
     #[must_use]
     pub fn is_session(&self) -> bool {
@@ -229,6 +231,7 @@ impl Connection {
             WirePhase::Ready => true,
             // Answered at least once: a refused TLS handshake never gets here.
             WirePhase::Encrypted => self.wire.as_ref().is_some_and(|wire| wire.bytes_received > 0),
+            WirePhase::Mysql => self.wire.as_ref().is_some_and(|wire| wire.bytes_sent > 0),
             WirePhase::Unknown => true,
             WirePhase::Connecting | WirePhase::Cancel | WirePhase::Foreign => false,
         }
@@ -243,6 +246,8 @@ impl Connection {
                 Some(wire.statements > 0 || wire.uses > 0)
             }
             WirePhase::Ready if wire.statements > 0 || wire.uses > 0 => Some(true),
+            // Known from the server's greeting on, so from its opening.
+            WirePhase::Mysql => Some(wire.statements > 0),
             _ => None,
         }
     }
@@ -316,7 +321,8 @@ impl Connection {
     pub(super) fn identity(&self) -> Option<Identity> {
         Some(Identity {
             user: self.user()?.to_owned(),
-            database: self.database()?.to_owned(),
+            // MySQL's sessions need none.
+            database: self.database().unwrap_or_default().to_owned(),
             application_name: self.application_name().map(ToOwned::to_owned),
         })
     }

@@ -128,7 +128,9 @@ pub enum WirePhase {
     Cancel,
     /// Existed before the start and has not spoken since.
     Unknown,
-    /// Not the PostgreSQL protocol.
+    /// A MySQL session: its commands are counted, the rest is direction and time only.
+    Mysql,
+    /// Neither PostgreSQL's protocol nor MySQL's.
     Foreign,
 }
 

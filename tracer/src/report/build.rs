@@ -223,7 +223,7 @@ fn connection_row(
     ended: bool,
 ) -> ConnectionRow {
     let wire = conn.wire.as_ref();
-    let readable = conn.phase() == WirePhase::Ready;
+    let readable = matches!(conn.phase(), WirePhase::Ready | WirePhase::Mysql);
     let opened = conn.opened.existing.is_none().then_some(conn.opened.at);
     ConnectionRow {
         id: conn.id.0,
@@ -236,7 +236,7 @@ fn connection_row(
         application_name: conn.application_name().map(ToOwned::to_owned),
         backend_pid: conn.backend_pid(),
         tls: match conn.phase() {
-            WirePhase::Ready => Some(false),
+            WirePhase::Ready | WirePhase::Mysql => Some(false),
             WirePhase::Encrypted => Some(true),
             _ => None,
         },

@@ -23,8 +23,10 @@ pub enum Build {
 /// Which program.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// With pool options as a JSON object.
+    /// node-postgres, with pool options as a JSON object.
     Node(&'static str),
+    /// The same program on another library.
+    NodeWith(&'static str, &'static str),
     /// With command-line flags.
     Go(Build, &'static [&'static str]),
     Python,
@@ -55,13 +57,8 @@ impl Kind {
     /// The command that starts it, without the server's variables.
     pub fn command(self) -> Command {
         match self {
-            Self::Node(options) => {
-                let mut node = Command::new("node");
-                node.args(["--perf-basic-prof", "--interpreted-frames-native-stack"]);
-                node.arg(clients::sources().join("node/main.js")).arg(options);
-                node.env("NODE_PATH", clients::node_modules());
-                node
-            }
+            Self::Node(options) => node(&[options]),
+            Self::NodeWith(library, options) => node(&["--with", library, options]),
             Self::Go(build, flags) => {
                 let name = match build {
                     Build::Plain => "go/client",
@@ -105,6 +102,14 @@ pub fn through(wrapper: &[&str], command: &Command) -> Command {
         }
     }
     wrapped
+}
+
+fn node(arguments: &[&str]) -> Command {
+    let mut node = Command::new("node");
+    node.args(["--perf-basic-prof", "--interpreted-frames-native-stack"]);
+    node.arg(clients::sources().join("node/main.js")).args(arguments);
+    node.env("NODE_PATH", clients::node_modules());
+    node
 }
 
 fn python(script: &str) -> Command {

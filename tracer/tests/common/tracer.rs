@@ -55,8 +55,11 @@ impl Tracer {
     }
 
     pub fn watch_with(server: &Server, more: &[&str]) -> Self {
-        let (port, threshold) =
-            (server.port().to_string(), format!("{}s", Self::THRESHOLD.as_secs()));
+        Self::watch_port(server.port(), more)
+    }
+
+    pub fn watch_port(port: u16, more: &[&str]) -> Self {
+        let (port, threshold) = (port.to_string(), format!("{}s", Self::THRESHOLD.as_secs()));
         let usual = ["capture", "--port", &port, "--threshold", &threshold, "--duration", "600s"];
         Self::start(connleak().args(usual).args(more))
     }

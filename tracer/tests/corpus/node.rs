@@ -1,39 +1,266 @@
 //! Node: pools in JavaScript, which no probe sees; leaks are inferred from the wire.
+//!
+//! Where the library sends before it returns to its caller, the application's function is on the
+//! stack and must be blamed. Where it sends later, from the event loop, nobody may be.
 
 use std::process::Command;
 
-use crate::common::client::NODE;
+use crate::common::client::{Kind, NODE};
 use crate::scenario::{Accusation, Scenario};
 
 /// Every scenario of the family.
 pub fn scenarios() -> Vec<Scenario> {
-    let pg: fn() -> Command = || NODE.command();
-    let leaky =
-        |name, steps, accusation| Scenario::leaky("node-postgres", name, pg, steps, accusation);
-    let healthy = |name, steps| Scenario::healthy("node-postgres", name, pg, steps);
-    let leak = |function| Accusation::leak("strong", 7, Some(function));
+    [pg(), knex(), sequelize(), typeorm(), drizzle(), postgres(), mysql2()].concat()
+}
+
+/// One library: its name in the table, and how its client starts.
+#[derive(Clone, Copy)]
+struct Library(&'static str, fn() -> Command);
+
+impl Library {
+    fn leaky(
+        self,
+        name: &'static str,
+        steps: &'static [&'static str],
+        accusation: Accusation,
+    ) -> Scenario {
+        Scenario::leaky(self.0, name, self.1, steps, accusation)
+    }
+
+    fn healthy(self, name: &'static str, steps: &'static [&'static str]) -> Scenario {
+        Scenario::healthy(self.0, name, self.1, steps)
+    }
+}
+
+/// A leak of seven, inferred.
+fn leak(function: Option<&'static str>) -> Accusation {
+    Accusation::leak("strong", 7, function)
+}
+
+/// One connection, taken again and again by users who find a transaction that they did not begin.
+fn returned(function: Option<&'static str>) -> Accusation {
+    let verdict = "returned in transaction";
+    Accusation { verdict, certainty: "strong", count: 1, function }
+}
+
+/// Of each pool one connection.
+fn abandoned() -> Accusation {
+    Accusation { verdict: "abandoned pool", certainty: "strong", count: 7, function: None }
+}
+
+fn in_transaction(function: Option<&'static str>) -> Accusation {
+    Accusation::idle_in_transaction(7, function)
+}
+
+fn pg() -> Vec<Scenario> {
+    let it = Library("node-postgres", || NODE.command());
     vec![
-        leaky("forgotten release", &["leak forgotten 7"], leak("forgottenRelease")).fast(),
-        leaky("early return", &["leak early_return 7"], leak("earlyReturn")),
-        leaky("exception before release", &["leak throw 7"], leak("throwBeforeRelease")),
-        leaky(
+        it.leaky("forgotten release", &["leak forgotten 7"], leak(Some("forgottenRelease"))).fast(),
+        it.leaky("early return", &["leak early_return 7"], leak(Some("earlyReturn"))),
+        it.leaky("exception before release", &["leak throw 7"], leak(Some("throwBeforeRelease"))),
+        it.leaky("task given up late", &["leak late 7"], leak(Some("heldWhileOutside"))),
+        it.leaky("task aborted", &["leak aborted 7"], leak(Some("abortedTask"))),
+        it.leaky(
+            "held across an outside call",
+            &["leak outside 7"],
+            leak(Some("heldWhileOutside")),
+        ),
+        it.leaky("cursor not closed", &["leak cursor 7"], leak(Some("cursorLeftOpen"))),
+        it.leaky(
             "transaction never ended",
             &["leak idle_in_transaction 7"],
-            Accusation::idle_in_transaction(7, Some("idleInTransaction")),
+            in_transaction(Some("idleInTransaction")),
         ),
-        leaky(
+        it.leaky(
+            "failed transaction never ended",
+            &["leak failed_transaction 7"],
+            in_transaction(Some("failedTransaction")),
+        ),
+        it.leaky(
             "never used",
             &["leak_alone never_used 7", "healthy 1"],
             Accusation::never_used("strong", 7),
         ),
-        healthy("released in finally", &["healthy 7"]).fast(),
-        healthy("transaction ended", &["transaction 7"]),
-        healthy("queries of the pool", &["pool_query 7"]),
-        healthy("burst, then calm", &["burst 11"]),
-        healthy("LISTEN", &["listen", "healthy 5"]),
-        healthy("advisory lock", &["advisory_lock 7", "healthy 5"]),
-        healthy("COPY", &["copy", "healthy 5"]),
-        healthy("long query", &["hold_query 60", "healthy 5"]).informs("long query"),
-        healthy("two pools on one data source", &["two_pools 5"]),
+        it.leaky(
+            "returned in a transaction",
+            &["leak returned_in_transaction 7"],
+            returned(Some("returnedInTransaction")),
+        ),
+        it.leaky("a pool for each request", &["leak new_pool 7"], abandoned()),
+        it.healthy("released in finally", &["healthy 7"]).fast(),
+        it.healthy("transaction ended", &["transaction 7"]),
+        it.healthy("queries of the pool", &["pool_query 7"]),
+        it.healthy("cursor read to its end", &["cursor 7"]),
+        it.healthy("several statements at once", &["queued 7"]),
+        it.healthy("outside call before the checkout", &["in_time 7"]),
+        it.healthy("a pool for each request, ended", &["pool_for_each 7"]),
+        it.healthy("burst, then calm", &["burst 11"]),
+        it.healthy("held across short outside calls", &["outside_burst 7 200", "healthy 5"]),
+        it.healthy("idle from before the watch", &["healthy 5"]).before(&["burst 5"]),
+        it.healthy("keepalive", &["keepalive 300", "healthy 5"]),
+        it.healthy("LISTEN", &["listen", "healthy 5"]),
+        it.healthy("advisory lock", &["advisory_lock 7", "healthy 5"]),
+        it.healthy("COPY", &["copy", "healthy 5"]),
+        it.healthy("long query", &["hold_query 60", "healthy 5"]).informs("long query"),
+        it.healthy("two pools on one data source", &["two_pools 5"]),
     ]
+}
+
+fn knex() -> Vec<Scenario> {
+    let it = Library("Knex", || Kind::NodeWith("knex", "{}").command());
+    vec![
+        it.leaky("forgotten release", &["leak forgotten 7"], leak(None)),
+        it.leaky("early return", &["leak early_return 7"], leak(None)),
+        it.leaky("exception before commit", &["leak throw 7"], in_transaction(None)),
+        it.leaky("task given up late", &["leak late 7"], in_transaction(None)),
+        it.leaky("held across an outside call", &["leak outside 7"], leak(None)),
+        it.leaky(
+            "stream left open",
+            &["leak stream 7", "advisory_lock 7", "healthy 1"],
+            leak(None),
+        ),
+        it.leaky("transaction never ended", &["leak idle_in_transaction 7"], in_transaction(None)),
+        // Of connections that were used before.
+        it.leaky("taken and not used", &["leak never_used 7"], leak(None)),
+        it.leaky("returned in a transaction", &["leak returned_in_transaction 7"], returned(None)),
+        it.leaky("a pool for each request", &["leak new_pool 7"], abandoned()),
+        it.healthy("queries of the pool", &["healthy 7"]),
+        it.healthy("released in finally", &["released 7"]),
+        it.healthy("transaction ended", &["transaction 7"]),
+        it.healthy("stream left in its middle", &["stream 7"]),
+        it.healthy("burst, then calm", &["burst 11", "healthy 5"]),
+        it.healthy("idle from before the watch", &["healthy 5"]).before(&["burst 5"]),
+        it.healthy("advisory lock", &["advisory_lock 7", "healthy 5"]),
+        it.healthy("long query", &["hold_query 60", "healthy 5"]).informs("long query"),
+    ]
+}
+
+fn sequelize() -> Vec<Scenario> {
+    let it = Library("Sequelize", || Kind::NodeWith("sequelize", "{}").command());
+    vec![
+        it.leaky("forgotten release", &["leak forgotten 7"], leak(Some("forgottenRelease"))),
+        it.leaky("early return", &["leak early_return 7"], in_transaction(None)),
+        it.leaky("exception before commit", &["leak throw 7"], in_transaction(None)),
+        it.leaky("task given up late", &["leak late 7"], in_transaction(None)),
+        it.leaky(
+            "held across an outside call",
+            &["leak outside 7"],
+            leak(Some("heldWhileOutside")),
+        ),
+        it.leaky("transaction never ended", &["leak idle_in_transaction 7"], in_transaction(None)),
+        // Sequelize itself asks for the server's types and sets the time zone on each connection.
+        it.leaky("never used", &["leak never_used 7"], leak(None)),
+        it.leaky(
+            "returned in a transaction",
+            &["leak returned_in_transaction 7"],
+            returned(Some("returnedInTransaction")),
+        ),
+        it.leaky("a pool for each request", &["leak new_pool 7"], abandoned()),
+        it.healthy("queries of the pool", &["healthy 7"]),
+        it.healthy("transaction ended", &["transaction 7"]),
+        it.healthy("burst, then calm", &["burst 11", "healthy 5"]),
+        it.healthy("idle from before the watch", &["healthy 5"]).before(&["burst 5"]),
+        it.healthy("long query", &["hold_query 60", "healthy 5"]).informs("long query"),
+    ]
+}
+
+fn typeorm() -> Vec<Scenario> {
+    let it = Library("TypeORM", || Kind::NodeWith("typeorm", "{}").command());
+    vec![
+        it.leaky("forgotten release", &["leak forgotten 7"], leak(None)),
+        it.leaky("early return", &["leak early_return 7"], leak(None)),
+        it.leaky("exception before release", &["leak throw 7"], leak(None)),
+        it.leaky("task given up late", &["leak late 7"], in_transaction(None)),
+        it.leaky("task aborted", &["leak aborted 7"], leak(None)),
+        it.leaky("held across an outside call", &["leak outside 7"], leak(None)),
+        it.leaky("stream left open", &["leak stream 7", "burst 3"], leak(Some("firstRow"))),
+        it.leaky("transaction never ended", &["leak idle_in_transaction 7"], in_transaction(None)),
+        it.leaky("taken and not used", &["leak never_used 7"], leak(None)),
+        it.leaky("returned in a transaction", &["leak returned_in_transaction 7"], returned(None)),
+        it.leaky("a pool for each request", &["leak new_pool 7"], abandoned()),
+        it.healthy("queries of the pool", &["healthy 7"]),
+        it.healthy("released in finally", &["released 7"]),
+        it.healthy("transaction ended", &["transaction 7"]),
+        it.healthy("burst, then calm", &["burst 11", "healthy 5"]),
+        it.healthy("idle from before the watch", &["healthy 5"]).before(&["burst 5"]),
+    ]
+}
+
+fn drizzle() -> Vec<Scenario> {
+    let it = Library("Drizzle", || Kind::NodeWith("drizzle", "{}").command());
+    vec![
+        it.leaky("forgotten release", &["leak forgotten 7"], leak(None)),
+        it.leaky("early return", &["leak early_return 7"], leak(None)),
+        it.leaky("exception before release", &["leak throw 7"], leak(None)),
+        it.leaky("task given up late", &["leak late 7"], in_transaction(None)),
+        it.healthy("queries of the pool", &["healthy 7"]),
+        it.healthy("transaction ended", &["transaction 7"]),
+        it.healthy("burst, then calm", &["burst 11", "healthy 5"]),
+    ]
+}
+
+fn postgres() -> Vec<Scenario> {
+    let it = Library("Postgres.js", || Kind::NodeWith("postgres", "{}").command());
+    vec![
+        it.leaky("forgotten release", &["leak forgotten 7"], leak(None)).fast(),
+        it.leaky("early return", &["leak early_return 7"], leak(None)),
+        it.leaky("exception before release", &["leak throw 7"], leak(None)),
+        it.leaky("task given up late", &["leak late 7"], in_transaction(None)),
+        it.leaky("task aborted", &["leak aborted 7"], leak(None)),
+        it.leaky("held across an outside call", &["leak outside 7"], leak(None)),
+        it.leaky("cursor held across an outside call", &["leak cursor 7", "burst 3"], leak(None)),
+        it.leaky("transaction never ended", &["leak idle_in_transaction 7"], in_transaction(None)),
+        it.leaky("taken and not used", &["leak never_used 7"], leak(None)),
+        it.leaky("returned in a transaction", &["leak returned_in_transaction 7"], returned(None)),
+        it.leaky("a pool for each request", &["leak new_pool 7"], abandoned()),
+        it.healthy("queries of the pool", &["healthy 7"]).fast(),
+        it.healthy("released in finally", &["released 7"]),
+        it.healthy("transaction ended", &["transaction 7"]),
+        it.healthy("cursor read to its end", &["cursor 7"]),
+        it.healthy("pipelining", &["pipeline 7"]),
+        it.healthy("burst, then calm", &["burst 11", "healthy 5"]),
+        it.healthy("held across short outside calls", &["outside_burst 7 200", "healthy 5"]),
+        it.healthy("idle from before the watch", &["healthy 5"]).before(&["burst 5"]),
+        it.healthy("LISTEN", &["listen", "healthy 5"]),
+        it.healthy("advisory lock", &["advisory_lock 7", "healthy 5"]),
+        it.healthy("COPY", &["copy", "healthy 5"]),
+        it.healthy("long query", &["hold_query 60", "healthy 5"]).informs("long query"),
+    ]
+}
+
+/// Of MySQL the state of transactions is not read: what is open in one is held like any other.
+fn mysql2() -> Vec<Scenario> {
+    let it = Library("mysql2", || Kind::NodeWith("mysql2", "{}").command());
+    let all = vec![
+        it.leaky("forgotten release", &["leak forgotten 7"], leak(Some("forgottenRelease"))).fast(),
+        it.leaky("early return", &["leak early_return 7"], leak(Some("earlyReturn"))),
+        it.leaky("exception before release", &["leak throw 7"], leak(Some("throwBeforeRelease"))),
+        it.leaky("task given up late", &["leak late 7"], leak(Some("heldWhileOutside"))),
+        it.leaky("task aborted", &["leak aborted 7"], leak(Some("abortedTask"))),
+        it.leaky(
+            "held across an outside call",
+            &["leak outside 7"],
+            leak(Some("heldWhileOutside")),
+        ),
+        it.leaky(
+            "transaction never ended",
+            &["leak transaction 7"],
+            leak(Some("transactionNeverEnded")),
+        ),
+        it.leaky(
+            "never used",
+            &["leak_alone never_used 7", "healthy 1"],
+            Accusation::never_used("strong", 7),
+        ),
+        it.leaky("a pool for each request", &["leak new_pool 7"], abandoned()),
+        it.healthy("queries of the pool", &["healthy 7"]),
+        it.healthy("released in finally", &["released 7"]),
+        it.healthy("transaction ended", &["transaction 7"]),
+        it.healthy("burst, then calm", &["burst 11", "healthy 5"]),
+        it.healthy("idle from before the watch", &["healthy 5"]).before(&["burst 5"]),
+        it.healthy("keepalive", &["keepalive 300", "healthy 5"]),
+        it.healthy("GET_LOCK", &["advisory_lock 7", "healthy 5"]),
+        it.healthy("long query", &["hold_query 60", "healthy 5"]).informs("long query"),
+    ];
+    all.into_iter().map(Scenario::mysql).collect()
 }

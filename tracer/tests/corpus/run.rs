@@ -5,6 +5,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use xtask::mysql;
+
 use crate::common::client::Client;
 use crate::common::report::{Finding, Report};
 use crate::common::server_with;
@@ -44,13 +46,27 @@ pub fn run(scenario: &Scenario) -> Row {
 
 /// What the client says it is, and the report.
 fn watch(scenario: &Scenario) -> (Option<String>, Report) {
+    if scenario.mysql {
+        let server = mysql::Server::start().expect("MariaDB starts");
+        return watch_on(scenario, server.port(), &server.environment());
+    }
     let server = server_with(&(scenario.server)());
-    let mut client = Client::spawn((scenario.start)().envs(server.environment()));
+    watch_on(scenario, server.port(), &server.environment())
+}
+
+/// The same with the client led to a server.
+fn watch_on(
+    scenario: &Scenario,
+    port: u16,
+    environment: &[(&'static str, String)],
+) -> (Option<String>, Report) {
+    let environment = environment.iter().map(|(name, value)| (name, value));
+    let mut client = Client::spawn((scenario.start)().envs(environment));
     for step in scenario.before {
         client.run(step);
     }
     let pid = client.pid().to_string();
-    let tracer = Tracer::watch_with(&server, &["--format", "json", "--pid", &pid]);
+    let tracer = Tracer::watch_port(port, &["--format", "json", "--pid", &pid]);
     for step in scenario.steps {
         client.run(step);
     }

@@ -18,6 +18,8 @@ pub struct Scenario {
     /// The command that starts the client, without the server's variables.
     pub start: fn() -> Command,
     pub server: fn() -> Config,
+    /// The server is one of MySQL instead.
+    pub mysql: bool,
     /// What it does before the tracer starts, and after.
     pub before: &'static [&'static str],
     pub steps: &'static [&'static str],
@@ -59,6 +61,7 @@ impl Scenario {
             fast: false,
             start,
             server: Config::default,
+            mysql: false,
             before: &[],
             steps,
             must: Must::Nothing,
@@ -90,6 +93,11 @@ impl Scenario {
     /// Against a server like this.
     pub fn server(self, server: fn() -> Config) -> Self {
         Self { server, ..self }
+    }
+
+    /// On MySQL.
+    pub fn mysql(self) -> Self {
+        Self { mysql: true, ..self }
     }
 
     /// With this as information.

@@ -22,8 +22,12 @@ impl Rule for NeverUsed {
     }
 
     fn check(&self, scene: &Scene, conn: &Connection) -> Option<Grounds> {
-        let authenticated = conn.phase() == WirePhase::Ready
-            && conn.wire.as_ref().is_some_and(|wire| wire.status.is_some());
+        let authenticated = match conn.phase() {
+            WirePhase::Ready => conn.wire.as_ref().is_some_and(|wire| wire.status.is_some()),
+            // The server had the last word of the login.
+            WirePhase::Mysql => conn.active() == Some(false),
+            _ => false,
+        };
         let observed = conn.pool_checkout().is_some()
             || (scene.process.is_observed()
                 && !scene.process.opened_before_observed(conn.opened.at));

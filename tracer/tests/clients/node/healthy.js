@@ -1,5 +1,7 @@
 'use strict';
-// The same work done right. Nothing in this file may ever be reported.
+// node-postgres: the same work done right. Nothing in this file may ever be reported.
+
+const Cursor = require('pg-cursor');
 
 async function tryFinally(pool) {
   const client = await pool.connect();
@@ -75,6 +77,57 @@ async function burst(pool, count) {
   await Promise.all(Array.from({ length: count }, () => longQuery(pool, 0.1)));
 }
 
+async function cursor(pool) {
+  const client = await pool.connect();
+  try {
+    const cursor = client.query(new Cursor('select generate_series(1, 100)'));
+    while ((await cursor.read(10)).length > 0);
+    await cursor.close();
+  } finally {
+    client.release();
+  }
+}
+
+// Several statements on their way at once.
+async function queued(pool) {
+  const client = await pool.connect();
+  try {
+    await Promise.all(Array.from({ length: 10 }, () => client.query('select 1')));
+  } finally {
+    client.release();
+  }
+}
+
+// Asks outside before it takes a connection.
+async function outsideFirst(pool, answer) {
+  await answer();
+  await tryFinally(pool);
+}
+
+// Holds a connection while somebody outside answers, and gives it back without another word.
+async function heldWhileOutside(pool, answer) {
+  const client = await pool.connect();
+  try {
+    await client.query('select 1');
+    await answer();
+  } finally {
+    client.release();
+  }
+}
+
+async function poolForEach(open) {
+  const pool = open();
+  await pool.query('select 1');
+  await pool.end();
+}
+
+// Held for ever, and asked now and then whether it is still there.
+async function keepalive(pool, milliseconds) {
+  const client = await pool.connect();
+  await client.query('select 1');
+  setInterval(() => client.query('select 1'), milliseconds);
+}
+
 module.exports = {
   tryFinally,
   transaction,
@@ -84,4 +137,10 @@ module.exports = {
   advisoryLock,
   copyIn,
   burst,
+  cursor,
+  queued,
+  outsideFirst,
+  heldWhileOutside,
+  poolForEach,
+  keepalive,
 };

@@ -1,6 +1,8 @@
 'use strict';
-// The ways a connection does not come back. Each function is one shape of the bug, and the name
+// node-postgres: the ways a connection does not come back. Each function is one shape of the bug, and the name
 // that a report must give.
+
+const Cursor = require('pg-cursor');
 
 // The plain one: nobody wrote the release.
 async function forgottenRelease(pool) {
@@ -41,16 +43,55 @@ async function idleInTransaction(pool) {
   await client.query('select 1');
 }
 
+// A statement of a transaction fails, and nobody rolls back.
+async function failedTransaction(pool) {
+  const client = await pool.connect();
+  await client.query('begin');
+  await client.query('select 1 / 0');
+}
+
+// Comes back when somebody outside has answered. Whoever waits for this task and gives up takes
+// nothing from it: it goes on holding.
+async function heldWhileOutside(pool, answer) {
+  const client = await pool.connect();
+  await client.query('select 1');
+  await answer();
+  client.release();
+}
+
+// Looks at its signal where nothing gives the connection back.
+async function abortedTask(pool, signal) {
+  const client = await pool.connect();
+  await client.query('select 1');
+  signal.throwIfAborted();
+  client.release();
+}
+
+// Reads the first rows of a cursor and forgets the rest.
+async function cursorLeftOpen(pool) {
+  const client = await pool.connect();
+  const cursor = client.query(new Cursor('select generate_series(1, 1000)'));
+  return cursor.read(10);
+}
+
+// The next one who takes this connection is in a transaction that he did not begin.
+async function returnedInTransaction(pool) {
+  const client = await pool.connect();
+  await client.query('begin');
+  await client.query('select 1');
+  client.release();
+}
+
 // A pool of its own for each call: its connection comes back, to a pool that nobody uses again.
-async function newPool(Pool, options) {
-  const pool = new Pool(options);
+async function newPool(open) {
+  const pool = open();
   const { rows } = await pool.query('select 41 + $1::int as answer', [1]);
   return rows[0].answer;
 }
 
 // The same with a client that is taken and given back.
-async function newPoolClient(Pool, options) {
-  const pool = new Pool(options);
+async function newPoolClient(open) {
+  const pool = open();
   const client = await pool.connect();
   try {
     const { rows } = await client.query('select 41 + $1::int as answer', [1]);
@@ -60,21 +101,17 @@ async function newPoolClient(Pool, options) {
   }
 }
 
-// Given back, and whoever takes it next is inside this transaction.
-async function returnedInTransaction(pool) {
-  const client = await pool.connect();
-  await client.query('begin');
-  await client.query('select 1');
-  client.release();
-}
-
 module.exports = {
-  newPool,
-  newPoolClient,
-  returnedInTransaction,
   forgottenRelease,
   earlyReturn,
   throwBeforeRelease,
   neverUsed,
   idleInTransaction,
+  failedTransaction,
+  heldWhileOutside,
+  abortedTask,
+  cursorLeftOpen,
+  returnedInTransaction,
+  newPool,
+  newPoolClient,
 };
