@@ -29,6 +29,8 @@ pub enum Probe {
     AnyOf(&'static [&'static str]),
     /// The Python on `PATH` can import this.
     PythonModule(&'static str),
+    /// This command succeeds.
+    Command(&'static [&'static str]),
     /// PostgreSQL's server programs, wherever [`xtask::postgres::bin_dir`] finds them.
     PostgresServer,
 }
@@ -89,6 +91,11 @@ pub const CLIENTS: &[Need] = &[
         probe: Probe::Program("bpftool"),
     },
     Need {
+        debian: "pgbouncer",
+        why: "a pooler between clients and server",
+        probe: Probe::AnyOf(&["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]),
+    },
+    Need {
         debian: "libpq-dev",
         why: "C clients",
         probe: Probe::AnyOf(&[
@@ -96,6 +103,43 @@ pub const CLIENTS: &[Need] = &[
             "/usr/include/libpq-fe.h",
             "/usr/include/pgsql/libpq-fe.h",
         ]),
+    },
+];
+
+/// The clients of the whole corpus beyond those: a JDK alone is as large as all the others.
+pub const CORPUS: &[Need] = &[
+    Need { debian: "default-jdk-headless", why: "Java clients", probe: Probe::Program("javac") },
+    Need {
+        debian: "libhikaricp-java",
+        why: "HikariCP",
+        probe: Probe::AnyOf(&["/usr/share/java/HikariCP.jar"]),
+    },
+    Need {
+        debian: "libpostgresql-jdbc-java",
+        why: "Java's PostgreSQL driver",
+        probe: Probe::AnyOf(&["/usr/share/java/postgresql.jar"]),
+    },
+    Need {
+        debian: "libslf4j-java",
+        why: "what HikariCP logs with",
+        probe: Probe::AnyOf(&["/usr/share/java/slf4j-nop.jar"]),
+    },
+    Need { debian: "php-cli", why: "PHP clients", probe: Probe::Program("php") },
+    Need {
+        debian: "php-pgsql",
+        why: "PHP's pgsql and PDO",
+        probe: Probe::Command(&["php", "-r", "exit(function_exists('pg_connect') ? 0 : 1);"]),
+    },
+    Need { debian: "ruby", why: "Ruby clients", probe: Probe::Program("ruby") },
+    Need {
+        debian: "ruby-pg",
+        why: "Ruby's PostgreSQL driver",
+        probe: Probe::Command(&["ruby", "-e", "require 'pg'"]),
+    },
+    Need {
+        debian: "ruby-connection-pool",
+        why: "Ruby's connection pool",
+        probe: Probe::Command(&["ruby", "-e", "require 'connection_pool'"]),
     },
 ];
 

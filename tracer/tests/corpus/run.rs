@@ -6,10 +6,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::common::client::Client;
+use crate::common::pgbouncer::PgBouncer;
 use crate::common::report::{Finding, Report};
 use crate::common::server_with;
 use crate::common::tracer::Tracer;
-use crate::scenario::{Accusation, Must, Scenario};
+use crate::scenario::{Accusation, Must, Scenario, Watched};
 use crate::table::Row;
 
 /// Runs it.
@@ -23,9 +24,9 @@ pub fn run(scenario: &Scenario) -> Row {
         wrong: None,
     };
     match watched {
-        Ok((client, report)) => Row {
+        Ok((client, pid, report)) => Row {
             said: report.findings().iter().map(|finding| words(*finding)).collect(),
-            wrong: judge(scenario.must, &report).err(),
+            wrong: judge(scenario.must, &report, pid).err(),
             ..row(match client {
                 Some(versions) => format!("{} ({versions})", scenario.client),
                 None => scenario.client.to_owned(),
@@ -42,22 +43,41 @@ pub fn run(scenario: &Scenario) -> Row {
     }
 }
 
-/// What the client says it is, and the report.
-fn watch(scenario: &Scenario) -> (Option<String>, Report) {
+/// What the client says it is, its process, and the report.
+fn watch(scenario: &Scenario) -> (Option<String>, u32, Report) {
     let server = server_with(&(scenario.server)());
-    let mut client = Client::spawn((scenario.start)().envs(server.environment()));
+    let pooler = scenario.pooler.map(|mode| PgBouncer::start(&server, mode));
+    let mut start = (scenario.start)();
+    start.envs(server.environment());
+    if let Some(pooler) = &pooler {
+        start.env("PGPORT", pooler.port().to_string());
+    }
+    let mut client = Client::spawn(&mut start);
     for step in scenario.before {
         client.run(step);
     }
-    let pid = client.pid().to_string();
-    let tracer = Tracer::watch_with(&server, &["--format", "json", "--pid", &pid]);
+    let target = match (scenario.watched, &pooler) {
+        (Watched::Client, _) => Some(client.pid()),
+        (Watched::Pooler, pooler) => Some(pooler.as_ref().expect("there is one").pid()),
+        (Watched::Everybody, _) => None,
+    };
+    let target = target.map(|pid| pid.to_string());
+    let port = pooler.as_ref().map(|pooler| pooler.port().to_string());
+    let mut options = vec!["--format", "json"];
+    options.extend(target.iter().flat_map(|pid| ["--pid", pid]));
+    options.extend(port.iter().flat_map(|port| ["--port", port]));
+    let tracer = Tracer::watch_with(&server, &options);
     for step in scenario.steps {
         client.run(step);
     }
     let output = tracer.finish_after_silence();
     let report = output.report();
     assert_eq!(report.lost(), 0, "{output:#?}");
-    (client.description().map(str::to_owned), report)
+    let mut description = client.description().map(str::to_owned);
+    if let (Some(description), Some(_)) = (&mut description, pooler) {
+        *description = format!("{description}, {}", PgBouncer::description());
+    }
+    (description, client.pid(), report)
 }
 
 /// A finding in the table: verdict, count, certainty, and who is blamed.
@@ -75,11 +95,12 @@ fn words(finding: Finding<'_>) -> [String; 4] {
 }
 
 /// Whether the report says what it must.
-fn judge(must: Must, report: &Report) -> Result<(), String> {
+fn judge(must: Must, report: &Report, client: u32) -> Result<(), String> {
     let accusations = report.accusations();
     match must {
         Must::Accuse(wanted) => match accusations[..] {
             [] => Err("missed".to_owned()),
+            [one] if one.pid() != u64::from(client) => Err("of another process".to_owned()),
             [one] => is(one, wanted),
             ref all => Err(format!("{} accusations instead of one", all.len())),
         },

@@ -1,10 +1,12 @@
 //! A scenario: a client, what it does, and what connleak must say of it.
 //!
-//! May import `std` and `xtask`'s server configuration.
+//! May import `std`, `xtask`'s server configuration and the pooler's mode.
 
 use std::process::Command;
 
 use xtask::postgres::Config;
+
+use crate::common::pgbouncer::PoolMode;
 
 /// What one program does, and what must be said.
 #[derive(Clone, Copy)]
@@ -18,10 +20,24 @@ pub struct Scenario {
     /// The command that starts the client, without the server's variables.
     pub start: fn() -> Command,
     pub server: fn() -> Config,
+    /// A PgBouncer between the client and the server.
+    pub pooler: Option<PoolMode>,
+    pub watched: Watched,
     /// What it does before the tracer starts, and after.
     pub before: &'static [&'static str],
     pub steps: &'static [&'static str],
     pub must: Must,
+}
+
+/// Whom the tracer watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// The client, by its pid.
+    Client,
+    /// The pooler, by its pid.
+    Pooler,
+    /// Whoever talks to the server or the pooler.
+    Everybody,
 }
 
 /// What must be said.
@@ -59,6 +75,8 @@ impl Scenario {
             fast: false,
             start,
             server: Config::default,
+            pooler: None,
+            watched: Watched::Client,
             before: &[],
             steps,
             must: Must::Nothing,
@@ -90,6 +108,11 @@ impl Scenario {
     /// Against a server like this.
     pub fn server(self, server: fn() -> Config) -> Self {
         Self { server, ..self }
+    }
+
+    /// Through a PgBouncer, with one of them or all watched.
+    pub fn through(self, pooler: PoolMode, watched: Watched) -> Self {
+        Self { pooler: Some(pooler), watched, ..self }
     }
 
     /// With this as information.

@@ -126,7 +126,11 @@ impl Rule for LeakInferred {
         // One that is not known to be the pool's and that spoke after such a silence before has an
         // explanation: a client of its own that speaks rarely.
         let rare_speaker = bypass.refuted && bypass.kin == 0;
-        (conn.used() != Some(false) && !rare_speaker).then(|| Grounds::Bypass(bypass.clone()))
+        // One that nothing relates to what was opened may be a program's second connection, each
+        // kept for a purpose of its own; only pools that open on demand have none of those.
+        let unrelated = !bypass.on_demand && bypass.kin == 0 && !bypass.repeated && !bypass.joined;
+        (conn.used() != Some(false) && !rare_speaker && !unrelated)
+            .then(|| Grounds::Bypass(bypass.clone()))
     }
 
     fn held_since(&self, _conn: &Connection) -> Option<MonoNanos> {

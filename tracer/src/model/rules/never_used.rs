@@ -52,9 +52,11 @@ impl Rule for NeverUsed {
     }
 
     fn evidence(&self, settings: Settings, group: &[Case]) -> Vec<String> {
+        let made_ready = group.iter().any(|case| case.conn.only_made_ready());
         let mut evidence = vec![format!(
-            "{} logged in and sent no statement for more than the threshold of {}.",
+            "{} logged in and sent {} for more than the threshold of {}.",
             count(group.len(), "connection", "connections"),
+            if made_ready { "nothing but settings or pings" } else { "no statement" },
             duration(settings.threshold),
         )];
         let opens = group
