@@ -23,7 +23,7 @@ pub fn scenarios() -> Vec<Scenario> {
         ),
         leaky(
             "result not read to its end",
-            &["leak result 7", "later", "later"],
+            &["leak result 7", "later", "later", "later", "later"],
             Accusation::leak("suspected", 7, Some("forget_result")),
         ),
         leaky(

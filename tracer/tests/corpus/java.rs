@@ -40,12 +40,25 @@ pub fn scenarios() -> Vec<Scenario> {
             Accusation::never_used("suspected", 7),
         ),
         leaky("held across an outside call", &["outside 7", "overlap 2"], leak("strong")),
+        // The next caller goes on in the transaction: on the wire nobody can tell callers apart.
+        leaky(
+            "returned in a transaction",
+            &["leak_alone returned_in_transaction 3"],
+            Accusation::idle_in_transaction(1, None),
+        ),
         Scenario::leaky(
             pool,
             "transaction never ended, pool filled at the start",
             filled,
             &["prefill", "leak transaction 7"],
             Accusation::idle_in_transaction(7, None),
+        ),
+        // Nobody has to open a connection: the same as after a burst.
+        Scenario::untold(
+            pool,
+            "forgotten close, pool filled at the start",
+            filled,
+            &["prefill", "leak forgotten 7", "later"],
         ),
         healthy("try with resources", &["healthy 7"]),
         healthy("transactions ended", &["transaction 7"]),

@@ -24,7 +24,7 @@ pub fn scenarios() -> Vec<Scenario> {
         ),
         leaky(
             "result not read to its end",
-            &["leak_alone rows 7", "later", "later"],
+            &["leak_alone rows 7", "later", "later", "later", "later"],
             leak("suspected"),
         ),
         leaky(

@@ -20,6 +20,7 @@ pub fn run(scenario: &Scenario) -> Row {
         client,
         scenario: scenario.name,
         leaky: matches!(scenario.must, Must::Accuse(_)),
+        untold: matches!(scenario.must, Must::Untold),
         said: Vec::new(),
         wrong: None,
     };
@@ -104,8 +105,10 @@ fn judge(must: Must, report: &Report, client: u32) -> Result<(), String> {
             [one] => is(one, wanted),
             ref all => Err(format!("{} accusations instead of one", all.len())),
         },
-        Must::Nothing | Must::Inform(_) if !accusations.is_empty() => Err("false alarm".to_owned()),
-        Must::Nothing => match report.findings()[..] {
+        Must::Nothing | Must::Untold | Must::Inform(_) if !accusations.is_empty() => {
+            Err("false alarm".to_owned())
+        }
+        Must::Nothing | Must::Untold => match report.findings()[..] {
             [] => Ok(()),
             [one, ..] => Err(format!("says {} of nothing", one.verdict())),
         },

@@ -47,6 +47,8 @@ pub enum Must {
     Accuse(Accusation),
     /// No accusation, and no information either.
     Nothing,
+    /// Nothing, although there is a bug: from outside it looks like a healthy program.
+    Untold,
     /// No accusation, and one piece of information with this verdict.
     Inform(&'static str),
 }
@@ -93,6 +95,16 @@ impl Scenario {
     ) -> Self {
         let must = Must::Accuse(accusation);
         Self { must, ..Self::healthy(client, name, start, steps) }
+    }
+
+    /// A program with a bug that cannot be told from outside.
+    pub fn untold(
+        client: &'static str,
+        name: &'static str,
+        start: fn() -> Command,
+        steps: &'static [&'static str],
+    ) -> Self {
+        Self { must: Must::Untold, ..Self::healthy(client, name, start, steps) }
     }
 
     /// Part of every test.
