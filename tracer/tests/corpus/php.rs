@@ -28,7 +28,7 @@ pub fn scenarios() -> Vec<Scenario> {
         leaky(
             pgsql,
             "result never fetched",
-            &["leak result 7", "later", "later", "later", "later", "later", "later"],
+            &["healthy 3", "leak result 7", "later", "later", "later", "later", "later", "later"],
             leak("suspected"),
         ),
         leaky(
