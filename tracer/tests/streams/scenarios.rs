@@ -55,6 +55,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("healthy_prefill_jdbc", healthy_prefill_jdbc),
     ("healthy_refill_jdbc", healthy_refill_jdbc),
     ("healthy_two_kept", healthy_two_kept),
+    ("healthy_settings_last", healthy_settings_last),
     ("never_used_jdbc", never_used_jdbc),
     ("healthy_short_lived", healthy_short_lived),
     ("healthy_cancel_request", healthy_cancel_request),
@@ -735,6 +736,20 @@ fn healthy_two_kept() -> Vec<Event> {
         let mut conn = scene.open(at, PYTHON);
         scene.query(at + 20, &mut conn, "SELECT 1");
     }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Three at once in a Node pool that takes its user's name back at the end of each request; what was
+/// asked before that fell between two looks. Then one at a time.
+fn healthy_settings_last() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    let mut conns: Vec<_> = (0..3).map(|n| scene.open(1_000 + n * 20, NODE)).collect();
+    for conn in &mut conns {
+        scene.query(1_100, conn, "SET app.customer = ''");
+    }
+    busy(&mut scene, &mut conns[2], 2_000, 60_000);
     scene.tick(60_000);
     scene.sorted()
 }

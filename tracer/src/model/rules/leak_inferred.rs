@@ -129,8 +129,8 @@ impl Rule for LeakInferred {
         // One that nothing relates to what was opened may be a program's second connection, each
         // kept for a purpose of its own; only pools that open on demand have none of those.
         let unrelated = !bypass.on_demand && bypass.kin == 0 && !bypass.repeated && !bypass.joined;
-        (conn.used() != Some(false) && !rare_speaker && !unrelated)
-            .then(|| Grounds::Bypass(bypass.clone()))
+        let used = conn.used() != Some(false) || (bypass.on_demand && conn.only_made_ready());
+        (used && !rare_speaker && !unrelated).then(|| Grounds::Bypass(bypass.clone()))
     }
 
     fn held_since(&self, _conn: &Connection) -> Option<MonoNanos> {

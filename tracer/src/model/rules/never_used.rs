@@ -35,6 +35,11 @@ impl Rule for NeverUsed {
         }
         let bypass = scene.bypassed.get(&conn.id);
         let on_demand = scene.process.runtime() == Some(Runtime::Node);
+        // Where only callers open, the settings are theirs, and what they asked between two of
+        // them may have been missed.
+        if on_demand && conn.only_made_ready() {
+            return None;
+        }
         let counts = on_demand || bypass.is_some_and(|bypass| bypass.later_burst);
         counts.then(|| Grounds::Unused(bypass.cloned()))
     }
