@@ -14,6 +14,7 @@ pub fn scenarios() -> Vec<Scenario> {
         || Kind::Java(&["minimumIdle=0", "maximumPoolSize=30"]).command();
     // As it is by default: ten, opened at the start and kept.
     let filled: fn() -> Command = || Kind::Java(&[]).command();
+    let small: fn() -> Command = || Kind::Java(&["maximumPoolSize=3"]).command();
     let refilled: fn() -> Command =
         || Kind::Java(&["minimumIdle=5", "maximumPoolSize=30"]).command();
     let leaky = |name, steps, accusation| Scenario::leaky(pool, name, on_demand, steps, accusation);
@@ -52,6 +53,19 @@ pub fn scenarios() -> Vec<Scenario> {
             filled,
             &["prefill", "leak transaction 7"],
             Accusation::idle_in_transaction(7, None),
+        ),
+        // Three connections each, of which one is used.
+        Scenario::leaky(
+            pool,
+            "a new pool for each request",
+            small,
+            &["leak_alone pool 4", "later", "leak_alone pool 3"],
+            Accusation {
+                verdict: "abandoned pool",
+                certainty: "strong",
+                count: 18,
+                function: None,
+            },
         ),
         // Nobody has to open a connection: the same as after a burst.
         Scenario::untold(
