@@ -4,7 +4,7 @@
 //! The pins are the files in `tracer/tests/clients`: npm's lock file and pip's requirements. A
 //! copy of them beside the installation says what it was made from, so a moved pin reinstalls.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -106,6 +106,44 @@ pub fn build_c() -> Result<()> {
 #[must_use]
 pub fn c_dir() -> PathBuf {
     workspace::target().join("clients/c")
+}
+
+/// Where Debian's packages put jars.
+const JARS: &str = "/usr/share/java";
+
+/// HikariCP, the JDBC driver, and logging that says nothing.
+pub const JAVA_LIBRARIES: [&str; 4] =
+    ["HikariCP.jar", "postgresql.jar", "slf4j-api.jar", "slf4j-nop.jar"];
+
+/// What Java looks for classes in: the built client and its libraries.
+#[must_use]
+pub fn java_class_path() -> OsString {
+    let mut path = java_dir().into_os_string();
+    for jar in JAVA_LIBRARIES {
+        path.push(":");
+        path.push(Path::new(JARS).join(jar));
+    }
+    path
+}
+
+/// Where the built Java client is.
+#[must_use]
+pub fn java_dir() -> PathBuf {
+    workspace::target().join("clients/java")
+}
+
+/// Builds the Java client unless it is there; says whether it did.
+///
+/// # Errors
+/// When the compiler fails or a file cannot be written.
+pub fn build_java() -> Result<bool> {
+    let sources = ["Main", "Leaks", "Healthy"]
+        .map(|name| sources().join("java").join(name).with_extension("java"));
+    install(&java_dir(), &sources, |dir| {
+        let mut javac = Command::new("javac");
+        javac.args(["-Xlint:all", "-Werror", "-cp"]).arg(java_class_path());
+        sh::run(javac.arg("-d").arg(dir).args(&sources))
+    })
 }
 
 /// Builds the demo's Go service.

@@ -5,6 +5,7 @@
 
 use anyhow::Result;
 
+use crate::setup::Group;
 use crate::test;
 
 /// Run leaky and healthy programs on all clients and print what connleak says of each
@@ -19,7 +20,9 @@ pub struct Options {
 
 /// Prints the table; an error when a bug is missed or a healthy program accused.
 pub fn run(options: &Options) -> Result<()> {
+    // What is part of every test needs no more than the tests.
+    let group = if options.fast { Group::Real } else { Group::Corpus };
     let fast = options.fast.then(|| "--fast".to_owned());
     let arguments: Vec<String> = fast.into_iter().chain(options.words.iter().cloned()).collect();
-    test::corpus(&arguments)
+    test::corpus(group, &arguments)
 }

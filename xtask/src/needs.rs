@@ -31,6 +31,8 @@ pub enum Probe {
     PythonModule(&'static str),
     /// MariaDB's server, wherever [`xtask::mysql::program`] finds it.
     MysqlServer,
+    /// This command succeeds.
+    Command(&'static [&'static str]),
     /// PostgreSQL's server programs, wherever [`xtask::postgres::bin_dir`] finds them.
     PostgresServer,
 }
@@ -91,6 +93,11 @@ pub const CLIENTS: &[Need] = &[
         probe: Probe::Program("bpftool"),
     },
     Need {
+        debian: "pgbouncer",
+        why: "a pooler between clients and server",
+        probe: Probe::AnyOf(&["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]),
+    },
+    Need {
         debian: "libpq-dev",
         why: "C clients",
         probe: Probe::AnyOf(&[
@@ -107,18 +114,46 @@ pub const MYSQL: &[Need] = &[Need {
     why: "a server that speaks MySQL",
     probe: Probe::MysqlServer,
 }];
+/// The clients of the whole corpus beyond those: a JDK alone is as large as all the others.
+pub const CORPUS: &[Need] = &[
+    Need { debian: "default-jdk-headless", why: "Java clients", probe: Probe::Program("javac") },
+    Need {
+        debian: "libhikaricp-java",
+        why: "HikariCP",
+        probe: Probe::AnyOf(&["/usr/share/java/HikariCP.jar"]),
+    },
+    Need {
+        debian: "libpostgresql-jdbc-java",
+        why: "Java's PostgreSQL driver",
+        probe: Probe::AnyOf(&["/usr/share/java/postgresql.jar"]),
+    },
+    Need {
+        debian: "libslf4j-java",
+        why: "what HikariCP logs with",
+        probe: Probe::AnyOf(&["/usr/share/java/slf4j-nop.jar"]),
+    },
+    Need { debian: "php-cli", why: "PHP clients", probe: Probe::Program("php") },
+    Need {
+        debian: "php-pgsql",
+        why: "PHP's pgsql and PDO",
+        probe: Probe::Command(&["php", "-r", "exit(function_exists('pg_connect') ? 0 : 1);"]),
+    },
+    Need { debian: "ruby", why: "Ruby clients", probe: Probe::Program("ruby") },
+    Need {
+        debian: "ruby-pg",
+        why: "Ruby's PostgreSQL driver",
+        probe: Probe::Command(&["ruby", "-e", "require 'pg'"]),
+    },
+    Need {
+        debian: "ruby-connection-pool",
+        why: "Ruby's connection pool",
+        probe: Probe::Command(&["ruby", "-e", "require 'connection_pool'"]),
+    },
+];
 
 /// A server with TLS.
 pub const TLS: &[Need] =
     &[Need { debian: "openssl", why: "a server with TLS", probe: Probe::Program("openssl") }];
-
-/// A pooler between clients and the server.
-pub const POOLER: &[Need] = &[Need {
-    debian: "pgbouncer",
-    why: "clients behind a pooler",
-    // Debian has it where only root looks for programs.
-    probe: Probe::AnyOf(&["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]),
-}];
 
 /// Processes apart from each other.
 pub const NETWORK: &[Need] = &[Need {

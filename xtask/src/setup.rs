@@ -45,6 +45,8 @@ pub enum Group {
     Root,
     /// The tests on this kernel.
     Real,
+    /// All clients of the corpus.
+    Corpus,
     /// The tests under other kernels.
     Vm,
 }
@@ -158,18 +160,22 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
         let compiler = compiler(voice)?;
         linker(compiler, voice)?;
     }
-    if groups.contains(&Group::Demo) || groups.contains(&Group::Real) {
+    let real = groups.contains(&Group::Real) || groups.contains(&Group::Corpus);
+    if groups.contains(&Group::Demo) || real {
         node_clients(voice)?;
     }
     if groups.contains(&Group::Demo) {
         clients::build_demo()?;
     }
-    if groups.contains(&Group::Binaries) || groups.contains(&Group::Real) {
+    if groups.contains(&Group::Binaries) || real {
         python_clients(voice)?;
     }
-    if groups.contains(&Group::Real) {
+    if real {
         clients::build_go()?;
         clients::build_c()?;
+    }
+    if groups.contains(&Group::Corpus) && clients::build_java()? {
+        println!("setup: built the Java client into {}", clients::java_dir().display());
     }
     if groups.contains(&Group::Licences) {
         cargo_deny(voice)?;
@@ -205,8 +211,16 @@ fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
             needs::CLIENTS,
             needs::MYSQL,
             needs::TLS,
-            needs::POOLER,
             needs::NETWORK,
+        ],
+        Group::Corpus => &[
+            needs::SERVER,
+            needs::LANGUAGES,
+            needs::PYTHON,
+            needs::DEMO,
+            needs::CLIENTS,
+            needs::TLS,
+            needs::CORPUS,
         ],
         Group::Vm => &[needs::SERVER, needs::VM],
     };
@@ -224,6 +238,10 @@ fn is_met(need: &Need) -> bool {
             sh::succeeds(Command::new("python3").args(["-c", &format!("import {name}")]))
         }
         Probe::MysqlServer => mysql::program().is_ok(),
+        Probe::Command(command) => match command.split_first() {
+            Some((program, arguments)) => sh::succeeds(Command::new(program).args(arguments)),
+            None => false,
+        },
         Probe::PostgresServer => postgres::bin_dir().is_ok(),
     }
 }

@@ -277,11 +277,11 @@ pub fn real_tests() -> Result<PathBuf> {
     target("real")?.built()
 }
 
-/// Runs the corpus: all of it, or the scenarios of these names.
-pub fn corpus(arguments: &[String]) -> Result<()> {
+/// Runs the corpus, or of all of it the scenarios of these names.
+pub fn corpus(group: Group, arguments: &[String]) -> Result<()> {
     let corpus = target(CORPUS)?;
     build::object()?;
-    setup::ensure(corpus.group)?;
+    setup::ensure(group)?;
     let mut command = sh::elevated(&corpus.built()?)
         .context("the corpus needs root: run it as root, or install sudo")?;
     sh::run(command.args(arguments).current_dir(workspace::root().join("tracer")))

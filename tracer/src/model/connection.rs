@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{
     event::{
         ConnId, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, SessionState, Stack,
-        StackEvent, TxStatus, WirePhase, WireState,
+        StackEvent, Statement, TxStatus, WirePhase, WireState,
     },
     process::{Identity, PathKey, ProcId},
     said::Said,
@@ -179,10 +179,9 @@ impl Connection {
     /// The server owes an answer in a session that was seen to speak, or by its own word.
     #[must_use]
     pub fn awaits_answer(&self) -> bool {
-        let spoken = matches!(
-            self.phase(),
-            WirePhase::Ready | WirePhase::Encrypted | WirePhase::Mysql
-        ) || (self.phase() == WirePhase::Unknown && self.state_is_said());
+        let spoken =
+            matches!(self.phase(), WirePhase::Ready | WirePhase::Encrypted | WirePhase::Mysql)
+                || (self.phase() == WirePhase::Unknown && self.state_is_said());
         spoken && self.active() == Some(true) && !self.peer_closed()
     }
 
@@ -237,19 +236,33 @@ impl Connection {
         }
     }
 
-    /// Whether it was used since it was opened; `None` when the wire cannot tell.
+    /// Whether it was used since it was opened; `None` when the wire cannot tell. What drivers and
+    /// pools send by themselves is no use.
     #[must_use]
     pub fn used(&self) -> Option<bool> {
         let wire = self.wire.as_ref()?;
         match wire.phase {
             WirePhase::Ready if self.opened.existing.is_none() => {
-                Some(wire.statements > 0 || wire.uses > 0)
+                let spoken = wire.statements > 0 || wire.uses > 0;
+                Some(self.used_at.is_some() || (spoken && !self.only_made_ready()))
             }
             WirePhase::Ready if wire.statements > 0 || wire.uses > 0 => Some(true),
             // Known from the server's greeting on, so from its opening.
             WirePhase::Mysql => Some(wire.statements > 0),
             _ => None,
         }
+    }
+
+    /// Its last statement is one that makes a connection ready for a caller, or tests it: pgjdbc
+    /// sends settings at each open, and `isValid` of it and other drivers' pings are empty
+    /// statements. Nobody has to have asked for the connection.
+    #[must_use]
+    pub fn only_made_ready(&self) -> bool {
+        let statement = self.wire.as_ref().and_then(|wire| wire.last_statement.as_ref());
+        let Some(Statement::Sql { text, .. }) = statement else { return false };
+        let text = text.trim_matches([';', ' ', '\n']);
+        let word = text.split([' ', '\n']).next().unwrap_or_default();
+        text.is_empty() || ["set", "show"].iter().any(|ready| word.eq_ignore_ascii_case(ready))
     }
 
     /// The transaction is open, by the server's word, and nothing runs in it.

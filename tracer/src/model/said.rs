@@ -6,7 +6,7 @@
 
 use super::{
     connection::Connection,
-    event::{MonoNanos, SessionSaid, SessionState, Statement, TxStatus},
+    event::{MonoNanos, SessionSaid, SessionState, Statement, TxStatus, WirePhase},
 };
 
 /// A server's word.
@@ -77,9 +77,12 @@ impl Connection {
     /// Database, with the server's default: the user's name.
     #[must_use]
     pub fn database(&self) -> Option<&str> {
-        let wire = self.wire.as_ref();
-        wire.and_then(|wire| wire.database.as_deref().or(wire.user.as_deref()))
-            .or_else(|| self.said()?.database.as_deref())
+        let seen = self.wire.as_ref().and_then(|wire| {
+            // MySQL's sessions need none.
+            let default = wire.user.as_deref().filter(|_| wire.phase != WirePhase::Mysql);
+            wire.database.as_deref().or(default)
+        });
+        seen.or_else(|| self.said()?.database.as_deref())
     }
 
     #[must_use]

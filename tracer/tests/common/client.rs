@@ -34,6 +34,10 @@ pub enum Kind {
     LatePython,
     Descriptors,
     C,
+    /// With options of HikariCP as `name=value`.
+    Java(&'static [&'static str]),
+    Php,
+    Ruby,
 }
 
 pub const NODE: Kind = Kind::Node("{}");
@@ -77,6 +81,25 @@ impl Kind {
             }
             Self::Descriptors => python("python/descriptors.py"),
             Self::C => Command::new(clients::c_dir().join("client")),
+            Self::Java(options) => {
+                let mut java = Command::new("java");
+                // HikariCP looks after its pool twice a minute by default.
+                java.arg("-Dcom.zaxxer.hikari.housekeeping.periodMs=300");
+                java.arg("-cp").arg(clients::java_class_path()).arg("Main").args(options);
+                java
+            }
+            Self::Php => {
+                let mut php = Command::new("php");
+                // As `php.ini` for development has it.
+                php.args(["-d", "zend.exception_ignore_args=Off"]);
+                php.arg(clients::sources().join("php/main.php"));
+                php
+            }
+            Self::Ruby => {
+                let mut ruby = Command::new("ruby");
+                ruby.arg(clients::sources().join("ruby/main.rb"));
+                ruby
+            }
         }
     }
 }

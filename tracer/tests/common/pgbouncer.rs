@@ -1,52 +1,67 @@
-//! A PgBouncer in front of a server, with a console for everyone.
+//! A PgBouncer between clients and a server.
 //!
-//! May import `std`, `tempfile`, `xtask` and its neighbours. It refuses to run as root, so it runs
-//! as the server's owner.
+//! May import `std`, `tempfile`, `xtask` and its neighbours. Invariant: it listens on loopback only,
+//! and ends with its value.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
-use xtask::postgres::{Server, free_port};
+use xtask::postgres::{NAME, Server, free_port};
 
 use super::deadline;
 use super::process::{Process, output};
 
-/// A running pooler.
+/// When a server connection is free for the next client.
+#[derive(Clone, Copy, Debug)]
+pub enum PoolMode {
+    /// When the client goes.
+    Session,
+    /// When the transaction ends.
+    Transaction,
+}
+
+/// A running PgBouncer.
 pub struct PgBouncer {
-    _process: Process,
-    _dir: TempDir,
+    process: Process,
     port: u16,
+    _dir: TempDir,
 }
 
 impl PgBouncer {
-    /// Starts one that hands a server session on after each transaction.
-    pub fn start(server: &Server) -> Self {
-        let dir = TempDir::with_prefix("connleak-bouncer-").expect("a temporary directory");
-        let port = free_port().expect("a port is free");
-        let config = format!(
-            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\n\
-             max_client_conn = 97\nadmin_users = postgres\n\
-             [users]\n",
+    /// Starts one in front of this server; it listens when this returns.
+    pub fn start(server: &Server, mode: PoolMode) -> Self {
+        let port = free_port().expect("a free port");
+        let dir = TempDir::with_prefix("connleak-pgbouncer-").expect("a temporary directory");
+        // It runs as another user, because it refuses to be root.
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("ours");
+        let mode = match mode {
+            PoolMode::Session => "session",
+            PoolMode::Transaction => "transaction",
+        };
+        let settings = format!(
+            "[databases]\n\
+             {NAME} = host=127.0.0.1 port={} user={NAME}\n\
+             [pgbouncer]\n\
+             listen_addr = 127.0.0.1\n\
+             listen_port = {port}\n\
+             unix_socket_dir =\n\
+             auth_type = any\n\
+             ignore_startup_parameters = extra_float_digits\n\
+             pool_mode = {mode}\n",
             server.port()
         );
-        // With `auth_type = any` it logs in as one user, named with the database.
-        let config = config.replace("port=", "user=postgres port=");
         let file = dir.path().join("pgbouncer.ini");
-        fs::write(&file, config).expect("ours");
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("ours");
-        output(Command::new("chmod").arg("644").arg(&file));
-        let places = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"];
-        let program = places.into_iter().find(|place| Path::new(place).exists());
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
-        command.arg(program.expect("pgbouncer is installed")).arg(&file).current_dir("/");
-        let mut process = Process::start(&mut command);
+        fs::write(&file, settings).expect("ours");
+        let mut command = program();
+        let mut process = Process::start(command.args(["-u", NAME]).arg(file));
         process.stderr.until("process up", deadline());
-        Self { _process: process, _dir: dir, port }
+        Self { process, port, _dir: dir }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     pub fn port(&self) -> u16 {
@@ -59,4 +74,18 @@ impl PgBouncer {
         variables[1].1 = self.port.to_string();
         variables
     }
+
+    /// Name and version.
+    pub fn description() -> String {
+        let said = output(program().arg("--version"));
+        said.lines().next().unwrap_or_default().to_owned()
+    }
+}
+
+fn program() -> Command {
+    // Debian keeps it where only root's PATH leads.
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new("pgbouncer");
+    command.env("PATH", format!("{path}:/usr/sbin"));
+    command
 }

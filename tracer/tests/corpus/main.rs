@@ -8,9 +8,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod c;
 mod go;
+mod java;
 mod node;
+mod php;
+mod pooler;
 mod python;
+mod ruby;
 mod run;
 mod scenario;
 mod table;
@@ -56,7 +61,16 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse(std::env::args().skip(1));
-    let families = [node::scenarios(), go::scenarios(), python::scenarios()];
+    let families = [
+        node::scenarios(),
+        go::scenarios(),
+        python::scenarios(),
+        java::scenarios(),
+        php::scenarios(),
+        ruby::scenarios(),
+        c::scenarios(),
+        pooler::scenarios(),
+    ];
     let wanted: Vec<Scenario> =
         families.into_iter().flatten().filter(|scenario| options.wants(scenario)).collect();
     if wanted.is_empty() {

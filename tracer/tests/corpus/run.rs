@@ -8,10 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use xtask::mysql;
 
 use crate::common::client::Client;
+use crate::common::pgbouncer::PgBouncer;
 use crate::common::report::{Finding, Report};
 use crate::common::server_with;
 use crate::common::tracer::Tracer;
-use crate::scenario::{Accusation, Must, Scenario};
+use crate::scenario::{Accusation, Must, Scenario, Watched};
 use crate::table::Row;
 
 /// Runs it.
@@ -21,13 +22,14 @@ pub fn run(scenario: &Scenario) -> Row {
         client,
         scenario: scenario.name,
         leaky: matches!(scenario.must, Must::Accuse(_)),
+        untold: matches!(scenario.must, Must::Untold),
         said: Vec::new(),
         wrong: None,
     };
     match watched {
-        Ok((client, report)) => Row {
+        Ok((client, pid, report)) => Row {
             said: report.findings().iter().map(|finding| words(*finding)).collect(),
-            wrong: judge(scenario.must, &report).err(),
+            wrong: judge(scenario.must, &report, pid).err(),
             ..row(match client {
                 Some(versions) => format!("{} ({versions})", scenario.client),
                 None => scenario.client.to_owned(),
@@ -44,36 +46,55 @@ pub fn run(scenario: &Scenario) -> Row {
     }
 }
 
-/// What the client says it is, and the report.
-fn watch(scenario: &Scenario) -> (Option<String>, Report) {
+/// What the client says it is, its process, and the report.
+fn watch(scenario: &Scenario) -> (Option<String>, u32, Report) {
     if scenario.mysql {
         let server = mysql::Server::start().expect("MariaDB starts");
-        return watch_on(scenario, server.port(), &server.environment());
+        return watch_on(scenario, server.port(), &server.environment(), None);
     }
     let server = server_with(&(scenario.server)());
-    watch_on(scenario, server.port(), &server.environment())
+    match scenario.pooler.map(|mode| PgBouncer::start(&server, mode)) {
+        Some(pooler) => {
+            watch_on(scenario, server.port(), &pooler.environment(&server), Some(&pooler))
+        }
+        None => watch_on(scenario, server.port(), &server.environment(), None),
+    }
 }
 
-/// The same with the client led to a server.
+/// The same with the client led to a server, or to a pooler in front of it.
 fn watch_on(
     scenario: &Scenario,
     port: u16,
     environment: &[(&'static str, String)],
-) -> (Option<String>, Report) {
+    pooler: Option<&PgBouncer>,
+) -> (Option<String>, u32, Report) {
     let environment = environment.iter().map(|(name, value)| (name, value));
     let mut client = Client::spawn((scenario.start)().envs(environment));
     for step in scenario.before {
         client.run(step);
     }
-    let pid = client.pid().to_string();
-    let tracer = Tracer::watch_port(port, &["--format", "json", "--pid", &pid]);
+    let target = match scenario.watched {
+        Watched::Client => Some(client.pid()),
+        Watched::Pooler => Some(pooler.expect("there is one").pid()),
+        Watched::Everybody => None,
+    };
+    let target = target.map(|pid| pid.to_string());
+    let pooler = pooler.map(|pooler| pooler.port().to_string());
+    let mut options = vec!["--format", "json"];
+    options.extend(target.iter().flat_map(|pid| ["--pid", pid]));
+    options.extend(pooler.iter().flat_map(|port| ["--port", port]));
+    let tracer = Tracer::watch_port(port, &options);
     for step in scenario.steps {
         client.run(step);
     }
     let output = tracer.finish_after_silence();
     let report = output.report();
     assert_eq!(report.lost(), 0, "{output:#?}");
-    (client.description().map(str::to_owned), report)
+    let mut description = client.description().map(str::to_owned);
+    if let (Some(description), Some(_)) = (&mut description, pooler) {
+        *description = format!("{description}, {}", PgBouncer::description());
+    }
+    (description, client.pid(), report)
 }
 
 /// A finding in the table: verdict, count, certainty, and who is blamed.
@@ -91,16 +112,19 @@ fn words(finding: Finding<'_>) -> [String; 4] {
 }
 
 /// Whether the report says what it must.
-fn judge(must: Must, report: &Report) -> Result<(), String> {
+fn judge(must: Must, report: &Report, client: u32) -> Result<(), String> {
     let accusations = report.accusations();
     match must {
         Must::Accuse(wanted) => match accusations[..] {
             [] => Err("missed".to_owned()),
+            [one] if one.pid() != u64::from(client) => Err("of another process".to_owned()),
             [one] => is(one, wanted),
             ref all => Err(format!("{} accusations instead of one", all.len())),
         },
-        Must::Nothing | Must::Inform(_) if !accusations.is_empty() => Err("false alarm".to_owned()),
-        Must::Nothing => match report.findings()[..] {
+        Must::Nothing | Must::Untold | Must::Inform(_) if !accusations.is_empty() => {
+            Err("false alarm".to_owned())
+        }
+        Must::Nothing | Must::Untold => match report.findings()[..] {
             [] => Ok(()),
             [one, ..] => Err(format!("says {} of nothing", one.verdict())),
         },

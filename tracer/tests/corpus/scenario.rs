@@ -1,10 +1,12 @@
 //! A scenario: a client, what it does, and what connleak must say of it.
 //!
-//! May import `std` and `xtask`'s server configuration.
+//! May import `std`, `xtask`'s server configuration and the pooler's mode.
 
 use std::process::Command;
 
 use xtask::postgres::Config;
+
+use crate::common::pgbouncer::PoolMode;
 
 /// What one program does, and what must be said.
 #[derive(Clone, Copy)]
@@ -20,10 +22,24 @@ pub struct Scenario {
     pub server: fn() -> Config,
     /// The server is one of MySQL instead.
     pub mysql: bool,
+    /// A PgBouncer between the client and the server.
+    pub pooler: Option<PoolMode>,
+    pub watched: Watched,
     /// What it does before the tracer starts, and after.
     pub before: &'static [&'static str],
     pub steps: &'static [&'static str],
     pub must: Must,
+}
+
+/// Whom the tracer watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// The client, by its pid.
+    Client,
+    /// The pooler, by its pid.
+    Pooler,
+    /// Whoever talks to the server or the pooler.
+    Everybody,
 }
 
 /// What must be said.
@@ -33,6 +49,8 @@ pub enum Must {
     Accuse(Accusation),
     /// No accusation, and no information either.
     Nothing,
+    /// Nothing, although there is a bug: from outside it looks like a healthy program.
+    Untold,
     /// No accusation, and one piece of information with this verdict.
     Inform(&'static str),
 }
@@ -62,6 +80,8 @@ impl Scenario {
             start,
             server: Config::default,
             mysql: false,
+            pooler: None,
+            watched: Watched::Client,
             before: &[],
             steps,
             must: Must::Nothing,
@@ -78,6 +98,16 @@ impl Scenario {
     ) -> Self {
         let must = Must::Accuse(accusation);
         Self { must, ..Self::healthy(client, name, start, steps) }
+    }
+
+    /// A program with a bug that cannot be told from outside.
+    pub fn untold(
+        client: &'static str,
+        name: &'static str,
+        start: fn() -> Command,
+        steps: &'static [&'static str],
+    ) -> Self {
+        Self { must: Must::Untold, ..Self::healthy(client, name, start, steps) }
     }
 
     /// Part of every test.
@@ -98,6 +128,11 @@ impl Scenario {
     /// On MySQL.
     pub fn mysql(self) -> Self {
         Self { mysql: true, ..self }
+    }
+
+    /// Through a PgBouncer, with one of them or all watched.
+    pub fn through(self, pooler: PoolMode, watched: Watched) -> Self {
+        Self { pooler: Some(pooler), watched, ..self }
     }
 
     /// With this as information.

@@ -59,6 +59,11 @@ pub const SCENARIOS: &[Scenario] = &[
     ("healthy_existing", healthy_existing),
     ("healthy_existing_unix", healthy_existing_unix),
     ("healthy_refill", healthy_refill),
+    ("healthy_prefill_jdbc", healthy_prefill_jdbc),
+    ("healthy_refill_jdbc", healthy_refill_jdbc),
+    ("healthy_two_kept", healthy_two_kept),
+    ("healthy_settings_last", healthy_settings_last),
+    ("never_used_jdbc", never_used_jdbc),
     ("healthy_short_lived", healthy_short_lived),
     ("healthy_cancel_request", healthy_cancel_request),
     ("returned_in_transaction", pools::returned_in_transaction),
@@ -700,6 +705,94 @@ fn healthy_refill() -> Vec<Event> {
         scene.used_by(31_200, &conn, list());
     }
     scene.tick(59_000);
+    scene.sorted()
+}
+
+/// What pgjdbc sends whenever it opens, whoever asked.
+fn pgjdbc_settings(scene: &mut Scene, at: u64, conn: &mut Conn) {
+    scene.query(at, conn, "SET extra_float_digits = 3");
+    scene.query(at + 5, conn, "SET application_name = 'PostgreSQL JDBC Driver'");
+}
+
+/// HikariCP's ten, opened one after the other on a machine that is busy.
+fn healthy_prefill_jdbc() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, PYTHON, seen("java", Runtime::Java, &[]));
+    let mut conns: Vec<_> = (0..10)
+        .map(|n| {
+            let at = 1_000 + n * 900;
+            let mut conn = scene.open_by(at, PYTHON, Some(PYTHON + 1));
+            pgjdbc_settings(&mut scene, at + 20, &mut conn);
+            conn
+        })
+        .collect();
+    busy(&mut scene, &mut conns[0], 9_200, 60_000);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// HikariCP's housekeeper fills up what is lent for long, while the others idle after use; what it
+/// opened is tested much later.
+fn healthy_refill_jdbc() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, PYTHON, seen("java", Runtime::Java, &[]));
+    let mut conns: Vec<_> = (0..3)
+        .map(|n| {
+            let mut conn = scene.open_by(1_000 + n * 40, PYTHON, Some(PYTHON + 1));
+            pgjdbc_settings(&mut scene, 1_020 + n * 40, &mut conn);
+            scene.query(1_500 + n, &mut conn, "SELECT 1");
+            conn
+        })
+        .collect();
+    busy(&mut scene, &mut conns[0], 4_000, 60_000);
+    for n in 0..2 {
+        let mut conn = scene.open_by(20_000 + n * 40, PYTHON, Some(PYTHON + 1));
+        pgjdbc_settings(&mut scene, 20_020 + n * 40, &mut conn);
+        scene.query(55_000 + n, &mut conn, "");
+    }
+    scene.tick(59_000);
+    scene.sorted()
+}
+
+/// A worker's own connection and, opened some time later, one for another purpose.
+fn healthy_two_kept() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, PYTHON, seen("php", Runtime::Php, &[]));
+    for at in [1_000, 5_000] {
+        let mut conn = scene.open(at, PYTHON);
+        scene.query(at + 20, &mut conn, "SELECT 1");
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Three at once in a Node pool that takes its user's name back at the end of each request; what was
+/// asked before that fell between two looks. Then one at a time.
+fn healthy_settings_last() -> Vec<Event> {
+    let mut scene = Scene::default();
+    node(&mut scene);
+    let mut conns: Vec<_> = (0..3).map(|n| scene.open(1_000 + n * 20, NODE)).collect();
+    for conn in &mut conns {
+        scene.query(1_100, conn, "SET app.customer = ''");
+    }
+    busy(&mut scene, &mut conns[2], 2_000, 60_000);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Taken from HikariCP three times and not used; a request later finds the pool empty.
+fn never_used_jdbc() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, PYTHON, seen("java", Runtime::Java, &[]));
+    for n in 0..4 {
+        let at = if n < 3 { 1_000 + n * 100 } else { 5_000 };
+        let mut conn = scene.open_by(at, PYTHON, Some(PYTHON + 1));
+        pgjdbc_settings(&mut scene, at + 20, &mut conn);
+        if n == 3 {
+            scene.query(at + 40, &mut conn, "SELECT 1");
+        }
+    }
+    scene.tick(60_000);
     scene.sorted()
 }
 

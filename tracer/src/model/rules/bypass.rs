@@ -68,6 +68,8 @@ pub(in crate::model) struct Bypass {
     strangers: bool,
     /// A connection that this path left in the same way was used again after all.
     pub(super) refuted: bool,
+    /// Another connection of its pool, as far as can be told, was left in the same way.
+    pub(super) repeated: bool,
     /// No open bypassed it: it belongs to the others by its path.
     pub(super) joined: bool,
     /// Connections last used by the same path that were left out, because this path's
@@ -301,6 +303,7 @@ impl<'a> Pools<'a> {
             closes_idle: self.assumed.closes_idle(),
             strangers: strangers == opens,
             refuted: conn.refuted || path_refuted,
+            repeated: false,
             joined: false,
             left_out: 0,
         })
@@ -361,6 +364,7 @@ pub(super) fn survey(
     forgive_pauses(&candidates, &mut bypassed);
     forgive_strangers(&candidates, &mut bypassed);
     relate_nameless(&pools, &candidates, &mut bypassed);
+    mark_repeated(&candidates, &mut bypassed);
     extend(process, &candidates, &mut bypassed);
     bypassed
 }
@@ -427,6 +431,20 @@ fn relate_nameless(
                     && member.id.is_some_and(|id| lost.contains(&id))
             })
             .count();
+    }
+}
+
+/// Marks those of which there are others with the same server, user and database.
+fn mark_repeated(candidates: &[&Connection], bypassed: &mut BTreeMap<ConnId, Bypass>) {
+    let source = |conn: &Connection| (conn.opened.peer.clone(), conn.identity());
+    let mut lost = BTreeMap::new();
+    for conn in candidates.iter().filter(|conn| bypassed.contains_key(&conn.id)) {
+        *lost.entry(source(conn)).or_insert(0) += 1;
+    }
+    for conn in candidates {
+        if let Some(bypass) = bypassed.get_mut(&conn.id) {
+            bypass.repeated = lost.get(&source(conn)).is_some_and(|others| *others > 1);
+        }
     }
 }
 

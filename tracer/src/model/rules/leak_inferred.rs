@@ -203,8 +203,11 @@ impl Rule for LeakInferred {
         let rare_speaker = bypass.refuted && bypass.kin == 0;
         // A pool's own query function gives back by itself.
         let back = abandoned_pool::is_own_query(scene.process, conn);
-        (conn.used() != Some(false) && !rare_speaker && !back)
-            .then(|| Grounds::Bypass(bypass.clone()))
+        // One that nothing relates to what was opened may be a program's second connection, each
+        // kept for a purpose of its own; only pools that open on demand have none of those.
+        let unrelated = !bypass.on_demand && bypass.kin == 0 && !bypass.repeated && !bypass.joined;
+        let used = conn.used() != Some(false) || (bypass.on_demand && conn.only_made_ready());
+        (used && !rare_speaker && !unrelated && !back).then(|| Grounds::Bypass(bypass.clone()))
     }
 
     fn held_since(&self, _conn: &Connection) -> Option<MonoNanos> {

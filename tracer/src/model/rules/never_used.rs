@@ -41,6 +41,11 @@ impl Rule for NeverUsed {
         }
         let bypass = scene.bypassed.get(&conn.id);
         let assumed = scene.process.assumed();
+        // Where only callers open, the settings are theirs, and what they asked between two of
+        // them may have been missed.
+        if assumed.on_demand && conn.only_made_ready() {
+            return None;
+        }
         let overdue = assumed.closes_idle()
             && assumed.idle_timeout.is_some_and(|(_, until)| conn.silence(scene.now) > until);
         let counts = (assumed.on_demand && (overdue || bypass.is_some()))
@@ -61,9 +66,11 @@ impl Rule for NeverUsed {
     }
 
     fn evidence(&self, settings: Settings, group: &[Case]) -> Vec<String> {
+        let made_ready = group.iter().any(|case| case.conn.only_made_ready());
         let mut evidence = vec![format!(
-            "{} logged in and sent no statement for more than the threshold of {}.",
+            "{} logged in and sent {} for more than the threshold of {}.",
             count(group.len(), "connection", "connections"),
+            if made_ready { "nothing but settings or pings" } else { "no statement" },
             duration(settings.threshold),
         )];
         let opens = group

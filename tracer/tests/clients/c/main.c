@@ -9,6 +9,9 @@
 /* Frames that reports must name stay frames. */
 #define FRAME __attribute__((noinline, noclone))
 
+/* Requests of one user come at a pace; without it no connection would ever sit. */
+#define PACE_MICROSECONDS 100000
+
 /* Users come back after a while. */
 #define LATER_MICROSECONDS 1200000
 
@@ -49,10 +52,31 @@ FRAME static void forget_transaction(void)
     PQclear(result);
 }
 
+FRAME static void forget_result(void)
+{
+    PGconn *conn = PQconnectdb("");
+    check(conn, PQstatus(conn) == CONNECTION_OK);
+    const char *sql = "select g from generate_series(1, 100000) g";
+    check(conn, PQsendQuery(conn, sql)); /* LEAK-LINE result */
+    check(conn, PQsetSingleRowMode(conn));
+    PGresult *result = PQgetResult(conn);
+    check(conn, PQresultStatus(result) == PGRES_SINGLE_TUPLE);
+    PQclear(result);
+}
+
+FRAME static void forget_unused(void)
+{
+    check(NULL, PQstatus(PQconnectdb("")) == CONNECTION_OK); /* LEAK-LINE never_used */
+}
+
 FRAME static void handle_order(const char *shape)
 {
     if (strcmp(shape, "forgotten") == 0)
         forget_connection();
+    else if (strcmp(shape, "result") == 0)
+        forget_result();
+    else if (strcmp(shape, "never_used") == 0)
+        forget_unused();
     else
         forget_transaction();
     /* Not a tail call: this frame is in the stacks too. */
@@ -83,6 +107,44 @@ static void keep(void)
     use(kept, "select 1");
 }
 
+/* As many as a pool of the program's own may have. */
+#define MOST 16
+static PGconn *spare[MOST];
+
+/* Reconnects each of them in turn, over the same PGconn, and uses it. */
+static void reconnect(int count)
+{
+    for (int i = 0; i < count && i < MOST; i++) {
+        if (spare[i] == NULL)
+            spare[i] = PQconnectdb("");
+        else
+            PQreset(spare[i]);
+        check(spare[i], PQstatus(spare[i]) == CONNECTION_OK);
+        use(spare[i], "select 1");
+        usleep(PACE_MICROSECONDS);
+    }
+}
+
+/* Held for ever on purpose. */
+static void hold(const char *sql)
+{
+    PGconn *conn = PQconnectdb("");
+    check(conn, PQstatus(conn) == CONNECTION_OK);
+    use(conn, sql);
+}
+
+/* A COPY FROM STDIN that has got one row and waits for more. */
+static void copy_in(void)
+{
+    PGconn *conn = PQconnectdb("");
+    check(conn, PQstatus(conn) == CONNECTION_OK);
+    use(conn, "create temporary table copied (n int)");
+    PGresult *result = PQexec(conn, "copy copied from stdin");
+    check(conn, PQresultStatus(result) == PGRES_COPY_IN);
+    PQclear(result);
+    check(conn, PQputCopyData(conn, "1\n", 2) == 1 && PQflush(conn) == 0);
+}
+
 static int carry_out(const char *line)
 {
     char verb[32] = "", first[32] = "", second[32] = "";
@@ -95,6 +157,14 @@ static int carry_out(const char *line)
             connect_finish();
     else if (strcmp(verb, "keep") == 0)
         keep();
+    else if (strcmp(verb, "reconnect") == 0)
+        reconnect(atoi(first));
+    else if (strcmp(verb, "listen") == 0)
+        hold("listen orders");
+    else if (strcmp(verb, "advisory_lock") == 0)
+        hold("select pg_advisory_lock(7)");
+    else if (strcmp(verb, "copy") == 0)
+        copy_in();
     else if (strcmp(verb, "later") == 0)
         usleep(LATER_MICROSECONDS);
     else
@@ -109,7 +179,7 @@ int main(int count, char **arguments)
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (int i = 1; i < count; i++)
         carry_out(arguments[i]);
-    printf("ready %d\n", (int)getpid());
+    printf("ready %d libpq %d.%d\n", (int)getpid(), PQlibVersion() / 10000, PQlibVersion() % 10000);
     while (fgets(line, sizeof line, stdin) != NULL) {
         line[strcspn(line, "\n")] = '\0';
         if (strcmp(line, "quit") == 0)

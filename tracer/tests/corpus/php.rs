@@ -1,0 +1,50 @@
+//! PHP: a long-running worker on libpq, through PDO and through the pgsql functions.
+
+use std::process::Command;
+
+use crate::common::client::Kind;
+use crate::scenario::{Accusation, Scenario};
+
+/// Every scenario of the family.
+pub fn scenarios() -> Vec<Scenario> {
+    let php: fn() -> Command = || Kind::Php.command();
+    let leaky =
+        |client, name, steps, accusation| Scenario::leaky(client, name, php, steps, accusation);
+    let healthy = |client, name, steps| Scenario::healthy(client, name, php, steps);
+    let (pdo, pgsql) = ("PHP PDO", "PHP pgsql");
+    let leak = |certainty| Accusation::leak(certainty, 7, None);
+    vec![
+        leaky(pdo, "kept in a registry", &["leak forgotten 7", "later"], leak("strong")),
+        // What is opened for each job, and mostly closed, explains the opens.
+        leaky(pdo, "early return", &["leak early_return 7", "later"], leak("suspected")),
+        leaky(pdo, "kept by a logged exception", &["leak throw 7", "later"], leak("strong")),
+        leaky(pdo, "kept by a cycle", &["leak cycle 7", "later"], leak("strong")),
+        leaky(
+            pdo,
+            "transaction never ended",
+            &["leak transaction 7"],
+            Accusation::idle_in_transaction(7, None),
+        ),
+        leaky(
+            pgsql,
+            "result never fetched",
+            &["healthy 3", "leak result 7", "later", "later", "later", "later", "later", "later"],
+            leak("suspected"),
+        ),
+        leaky(
+            pgsql,
+            "never used",
+            &["leak never_used 7", "later"],
+            Accusation::never_used("suspected", 7),
+        ),
+        healthy(pdo, "closed at the end of each job", &["healthy 7", "later"]),
+        healthy(pdo, "persistent", &["persistent_pdo 7", "later"]),
+        healthy(pgsql, "persistent", &["persistent_pgsql 7", "later"]),
+        healthy(pdo, "transactions ended", &["transaction 7"]),
+        healthy(pdo, "cursor", &["cursor 7"]),
+        healthy(pgsql, "LISTEN", &["listen", "later"]),
+        healthy(pgsql, "advisory locks", &["advisory_lock 7", "advisory_lock 8", "later"]),
+        healthy(pgsql, "COPY", &["copy", "later"]),
+        healthy(pgsql, "long query", &["hold_query 60", "later"]).informs("long query"),
+    ]
+}
