@@ -40,6 +40,16 @@ fn pool(library: Library) -> Vec<Scenario> {
             &["leak_alone unused 7", "overlap 1"],
             Accusation::never_used("suspected", 7),
         ),
+        library.leaky(
+            "a new pool for each request",
+            &["leak_alone pool 7", "later", "leak_alone pool 1"],
+            Accusation {
+                verdict: "abandoned pool",
+                certainty: "strong",
+                count: 14,
+                function: None,
+            },
+        ),
         library.healthy("transactions", &["request 7 transaction", "overlap 2"]),
         library.healthy("cursor drained", &["request 5 cursor", "overlap 2"]),
         library.healthy("COPY both ways", &["request 5 copy", "overlap 2"]),

@@ -28,6 +28,21 @@ fn pool() -> Vec<Scenario> {
             &["pool min_size=0", "leak_alone unused 7", "overlap 1"],
             Accusation::never_used("suspected", 7),
         ),
+        POOL.leaky(
+            "stream not drained",
+            &["leak unread 3", "overlap 2"],
+            Accusation::leak("suspected", 3, None),
+        ),
+        POOL.leaky(
+            "a new pool for each request",
+            &["leak_alone pool 7", "later", "leak_alone pool 1"],
+            Accusation {
+                verdict: "abandoned pool",
+                certainty: "strong",
+                count: 14,
+                function: None,
+            },
+        ),
         POOL.healthy("rolled back", &["request 7 rollback", "overlap 2"]),
         POOL.healthy("autocommit", &["pool autocommit=true", "request 5", "overlap 3"]),
         POOL.healthy("stream drained", &["request 5 stream", "overlap 2"]),
@@ -71,6 +86,13 @@ fn pool() -> Vec<Scenario> {
 
 fn plain() -> Vec<Scenario> {
     vec![
+        PLAIN.leak("forgotten close", &["leak forgotten 7", "overlap 2"], 7),
+        PLAIN.leak("exception before close", &["leak raise 7", "overlap 2"], 7),
+        PLAIN.leaky(
+            "never used",
+            &["leak_alone unused 7", "overlap 1"],
+            Accusation::never_used("suspected", 7),
+        ),
         PLAIN.in_transaction("transaction never ended", &["leak transaction 7"], 7),
         PLAIN.in_transaction("transaction failed and never ended", &["leak failed 7"], 7),
         PLAIN.healthy("closed", &["request 7", "overlap 3"]),

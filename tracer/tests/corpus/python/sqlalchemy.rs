@@ -64,6 +64,11 @@ fn psycopg2() -> Vec<Scenario> {
             "beyond the pool's size",
             &["pool pool_size=2", "burst 5", "overlap 5", "request 3", "overlap 5"],
         ),
+        PSYCOPG2.leak(
+            "forgotten release, without a pool",
+            &["pool null=true", "leak forgotten 7", "overlap 2"],
+            7,
+        ),
         PSYCOPG2.healthy("without a pool", &["pool null=true", "request 5", "overlap 3"]),
         PSYCOPG2.healthy("requests in threads", &["request 5 thread", "overlap 3", "overlap 4"]),
         PSYCOPG2.healthy(
