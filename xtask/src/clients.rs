@@ -46,6 +46,12 @@ pub fn python() -> PathBuf {
     python_dir().join("bin/python3")
 }
 
+/// Versions that behave differently, to be put in front of the others by `PYTHONPATH`.
+#[must_use]
+pub fn older_python_packages() -> PathBuf {
+    python_dir().join("older")
+}
+
 /// Installs the npm packages unless they are there; says whether it did.
 ///
 /// # Errors
@@ -69,11 +75,18 @@ pub fn install_node() -> Result<bool> {
 /// # Errors
 /// When Python or pip fails or a file cannot be written.
 pub fn install_python() -> Result<bool> {
-    let pins = [sources().join("python/requirements.txt")];
-    install(&python_dir(), &pins, |dir| {
+    let [pins, older] = ["requirements.txt", "requirements-older.txt"]
+        .map(|name| sources().join("python").join(name));
+    install(&python_dir(), &[pins.clone(), older.clone()], |dir| {
         sh::run(Command::new("python3").args(["-m", "venv"]).arg(dir))?;
-        let pip = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", "--requirement"];
-        sh::run(Command::new(dir.join("bin/python3")).args(pip).args(&pins))
+        let pip = |pins: &Path| {
+            let mut pip = Command::new(dir.join("bin/python3"));
+            pip.args(["-m", "pip", "install", "--quiet", "--only-binary=:all:", "--requirement"]);
+            pip.arg(pins);
+            pip
+        };
+        sh::run(&mut pip(&pins))?;
+        sh::run(pip(&older).args(["--no-deps", "--target"]).arg(dir.join("older")))
     })
 }
 

@@ -32,6 +32,10 @@ pub enum Kind {
     Python,
     /// The same program, with neither psycopg2 nor libpq before its first command.
     LatePython,
+    /// The same program with another library, and with more flags.
+    PythonWith(&'static str, &'static [&'static str]),
+    /// With packages of versions that behave differently.
+    OlderPythonWith(&'static str),
     Descriptors,
     C,
     /// With options of HikariCP as `name=value`.
@@ -78,6 +82,16 @@ impl Kind {
                 let mut late = python("python/main.py");
                 late.arg("--late");
                 late
+            }
+            Self::PythonWith(library, flags) => {
+                let mut with = python("python/main.py");
+                with.args(["--with", library]).args(flags);
+                with
+            }
+            Self::OlderPythonWith(library) => {
+                let mut with = Self::PythonWith(library, &[]).command();
+                with.env("PYTHONPATH", clients::older_python_packages());
+                with
             }
             Self::Descriptors => python("python/descriptors.py"),
             Self::C => Command::new(clients::c_dir().join("client")),

@@ -52,6 +52,8 @@ pub const SCENARIOS: &[Scenario] = &[
     ("healthy_thread_local", healthy_thread_local),
     ("healthy_replaced", healthy_replaced),
     ("healthy_two_databases", healthy_two_databases),
+    ("healthy_two_databases_each", healthy_two_databases_each),
+    ("healthy_two_pools", healthy_two_pools),
     ("healthy_rare_speaker", healthy_rare_speaker),
     ("healthy_asyncpg", healthy_asyncpg),
     ("healthy_on_purpose", healthy_on_purpose),
@@ -575,6 +577,40 @@ fn healthy_two_databases() -> Vec<Event> {
         let mut conn = scene.open(5_000 + n * 4_000, NODE);
         busy(&mut scene, &mut conn, 5_020 + n * 4_000, 60_000);
     }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Threads with one connection each to each of two databases, of which more come later.
+fn healthy_two_databases_each() -> Vec<Event> {
+    let mut scene = Scene::default();
+    python(&mut scene);
+    for n in 0..4u32 {
+        let at = 1_000 + 4_000 * u64::from(n);
+        for (database, at) in [("orders", at), ("audit", at + 100)] {
+            let mut conn = scene.open_by(at, PYTHON, Some(PYTHON + 1 + n));
+            scene.tell(at + 15, &mut conn, |state| state.database = Some(database.to_owned()));
+            scene.query(at + 20, &mut conn, "SELECT 1");
+        }
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Two pools of one database, and no stack tells who uses them: one had a burst and is idle, the
+/// other grows.
+fn healthy_two_pools() -> Vec<Event> {
+    let mut scene = Scene::default();
+    python(&mut scene);
+    for n in 0..4 {
+        let mut conn = scene.open(1_000 + n * 100, PYTHON);
+        scene.query(1_020 + n * 100, &mut conn, "SELECT 1");
+    }
+    let mut first = scene.open(6_000, PYTHON);
+    scene.query(6_020, &mut first, "SELECT 1");
+    scene.query(20_000, &mut first, "SELECT 1");
+    let mut second = scene.open(20_010, PYTHON);
+    scene.query(20_030, &mut second, "SELECT 1");
     scene.tick(60_000);
     scene.sorted()
 }

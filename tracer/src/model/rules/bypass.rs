@@ -43,6 +43,8 @@ const REPLACES_WITHIN: u64 = 5 * SECOND;
 const REPLACES_WITHIN_ON_DEMAND: u64 = SECOND / 10;
 /// Closer opens belong to one burst: a pre-fill.
 const BURST_GAP: u64 = SECOND;
+/// Opened so long after the last byte of another, it was not for work done at the same time.
+const KIN_AFTER: u64 = SECOND;
 
 /// What the opens after a connection fell silent say about it.
 #[derive(Clone, Debug)]
@@ -198,13 +200,13 @@ impl<'a> Pools<'a> {
         }
     }
 
-    /// Some thread had several connections to this peer at a time, so threads do not keep one
-    /// each.
+    /// Some thread had several connections of one kind to this peer at a time, so threads do not
+    /// keep one each. One to each of several databases is one each.
     fn threads_share(&self, peer: &Peer) -> bool {
-        let mut open_until: BTreeMap<u32, Option<MonoNanos>> = BTreeMap::new();
+        let mut open_until: BTreeMap<_, Option<MonoNanos>> = BTreeMap::new();
         self.members.iter().filter(|member| member.peer == peer).any(|member| {
             let (Some(tid), Some(opened_at)) = (member.tid, member.opened_at) else { return false };
-            let before = open_until.insert(tid, member.closed_at);
+            let before = open_until.insert((tid, &member.identity), member.closed_at);
             before.is_some_and(|closed_at| closed_at.is_none_or(|closed_at| closed_at > opened_at))
         })
     }
@@ -408,18 +410,20 @@ fn forgive_strangers(candidates: &[&Connection], bypassed: &mut BTreeMap<ConnId,
 
 /// Where no stack names a path: a connection that was opened because another was out, and that
 /// went the same way itself, is of the same pool. An unrelated pool beside this one grows without
-/// passing its own over.
+/// passing its own over; where that is all that was seen, nothing is said.
 fn relate_nameless(
     pools: &Pools,
     candidates: &[&Connection],
     bypassed: &mut BTreeMap<ConnId, Bypass>,
 ) {
     let lost: BTreeSet<ConnId> = bypassed.keys().copied().collect();
+    let mut alone: BTreeMap<_, Vec<ConnId>> = BTreeMap::new();
+    let mut related = BTreeSet::new();
     for conn in candidates.iter().filter(|conn| conn.use_path().is_none()) {
         let (Some(bypass), Some(identity)) = (bypassed.get_mut(&conn.id), conn.identity()) else {
             continue;
         };
-        let since = conn.last_byte();
+        let since = MonoNanos(conn.last_byte().0.saturating_add(KIN_AFTER));
         bypass.kin = pools
             .members
             .iter()
@@ -431,6 +435,15 @@ fn relate_nameless(
                     && member.id.is_some_and(|id| lost.contains(&id))
             })
             .count();
+        let pool = (&conn.opened.peer, identity);
+        if bypass.kin > 0 {
+            related.insert(pool);
+        } else if conn.used() != Some(false) {
+            alone.entry(pool).or_default().push(conn.id);
+        }
+    }
+    for id in alone.iter().filter(|(pool, _)| !related.contains(pool)).flat_map(|(_, ids)| ids) {
+        bypassed.remove(id);
     }
 }
 

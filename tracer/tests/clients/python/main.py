@@ -1,5 +1,7 @@
-"""A psycopg2 client that does what it is told, line by line: see ../README.md."""
+"""A client that does what it is told, line by line, with psycopg2 or another library: see
+../README.md."""
 
+import importlib
 import os
 import sys
 import threading
@@ -7,7 +9,7 @@ import time
 from importlib.metadata import version
 
 # Requests of one user come at a pace; without it no connection would ever sit.
-PACE_SECONDS = 0.1
+PACE_SECONDS = 0.15
 # ... and come back after a while.
 LATER_SECONDS = 1.2
 
@@ -143,11 +145,19 @@ class Client:
 
 
 def main():
-    client = Client()
     late = "--late" in sys.argv
-    if not late:
-        load()
-    versions = ", ".join(f"{name} {version(name)}" for name in ("psycopg2-binary", "SQLAlchemy"))
+    if "--with" in sys.argv:
+        import commands
+
+        library = importlib.import_module("with_" + sys.argv[sys.argv.index("--with") + 1])
+        client = commands.Client(library)
+        distributions = library.DISTRIBUTIONS
+    else:
+        client = Client()
+        distributions = ("psycopg2-binary", "SQLAlchemy")
+        if not late:
+            load()
+    versions = ", ".join(f"{name} {version(name)}" for name in distributions)
     print("ready", os.getpid(), versions, flush=True)
     for line in sys.stdin:
         verb, *arguments = line.split()
