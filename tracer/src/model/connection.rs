@@ -13,6 +13,9 @@ use super::{
     said::Said,
 };
 
+/// Callers that tell uses by one line apart.
+const MAX_CALLERS: usize = 16;
+
 /// Distinct paths remembered for one connection; later ones replace the oldest.
 const MAX_PATHS: usize = 8;
 
@@ -435,6 +438,13 @@ impl Connection {
     /// The path of the present use.
     pub(super) fn use_path(&self) -> Option<PathKey> {
         app_frame(self.stack(StackEvent::LastUse)?).and_then(PathKey::of)
+    }
+
+    /// The same with who called it, innermost first.
+    pub(super) fn use_callers(&self) -> Vec<PathKey> {
+        let frames = self.stack(StackEvent::LastUse).map_or(&[][..], |stack| &stack.frames);
+        let own = frames.iter().filter(|frame| frame.kind == FrameKind::App);
+        own.filter_map(PathKey::of).take(MAX_CALLERS).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 //! May import `std` collections, `serde` and itself; no file, no clock, no kernel. Invariant: the
 //! same events give the same findings, byte for byte.
 
+mod anomaly;
 mod behaviour;
 mod connection;
 mod event;
@@ -18,6 +19,7 @@ mod tracker;
 mod waits;
 mod words;
 
+pub use anomaly::Anomaly;
 pub use behaviour::{Behaviour, IdleOrder, Presence, Protocol};
 pub use connection::{Connection, LeftOpen, Opened, StackOf, Unread};
 pub use event::{
@@ -28,6 +30,6 @@ pub use event::{
 pub use finding::{Certainty, Finding, Span, Verdict};
 pub use process::{PathKey, PathUse, ProcId, Process};
 pub use rules::lowers_certainty;
-pub use tracker::{Anomaly, Settings, Totals, Tracker};
+pub use tracker::{Settings, Totals, Tracker};
 pub use waits::{WaitTotals, Waits};
 pub use words::duration;

@@ -119,6 +119,12 @@ pub fn pools(catalogue: &Catalogue, proc: &ProcFs, pid: Pid, facts: &Facts<'_>) 
             });
         }
     }
+    // A perf map that names the code of one pool would name that of another in use, too.
+    if facts.runtime == Some(Runtime::Node)
+        && seen.iter().any(|pool| pool.presence == Presence::Loaded)
+    {
+        seen.retain(|pool| pool.presence == Presence::Loaded);
+    }
     seen
 }
 

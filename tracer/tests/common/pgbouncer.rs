@@ -42,12 +42,14 @@ impl PgBouncer {
         };
         let settings = format!(
             "[databases]\n\
-             {NAME} = host=127.0.0.1 port={} user={NAME}\n\
+             * = host=127.0.0.1 port={} user={NAME}\n\
              [pgbouncer]\n\
              listen_addr = 127.0.0.1\n\
              listen_port = {port}\n\
              unix_socket_dir =\n\
              auth_type = any\n\
+             admin_users = {NAME}\n\
+             max_client_conn = 97\n\
              ignore_startup_parameters = extra_float_digits\n\
              pool_mode = {mode}\n",
             server.port()

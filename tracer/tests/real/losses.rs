@@ -88,7 +88,8 @@ fn with_a_ring_too_small_a_leak_is_not_certain() {
     let report = watch_without_room(&["leak rows 7"]);
     let finding = report.only_accusation();
     assert_eq!((finding.verdict(), finding.certainty()), ("leak", "strong"), "{:#}", report.0);
-    assert_eq!(finding.count(), 7, "{:#}", report.0);
+    // One whose opening or acquire was lost is not known.
+    assert!((1..=7).contains(&finding.count()), "{:#}", report.0);
     assert_eq!(finding.function(), Some("main.leakRows"), "{:#}", report.0);
 }
 

@@ -53,19 +53,22 @@ fn pg_pool_is_loaded_where_the_perf_map_names_it() {
 fn sqlalchemy_is_loaded_and_the_pool_of_psycopg2_possible() {
     let sqlalchemy = ["SQLAlchemy QueuePool", "loaded", "(sqlalchemy 2."];
     let psycopg2 = ["psycopg2.pool", "installed", "psycopg2/pool.py comes with a package"];
+    let psycopg3 = ["psycopg_pool", "installed", "it is Python only"];
     // libpq is a file's, which `probes` lists apart.
     let libpq = ["libpq", "loaded", ""];
     are_recognised(
         Kind::Python,
         &["sqlalchemy 3"],
-        &[sqlalchemy, libpq, psycopg2],
-        &[sqlalchemy, psycopg2],
+        &[sqlalchemy, libpq, psycopg2, psycopg3],
+        &[sqlalchemy, psycopg2, psycopg3],
     );
 }
 
 #[test]
 fn sqlalchemy_that_is_installed_and_not_imported_is_not_used() {
     let psycopg2 = ["psycopg2.pool", "installed", ""];
+    let psycopg3 = ["psycopg_pool", "installed", ""];
     let libpq = ["libpq", "loaded", ""];
-    are_recognised(Kind::Python, &["healthy 3"], &[libpq, psycopg2], &[psycopg2]);
+    let probed = [psycopg2, psycopg3];
+    are_recognised(Kind::Python, &["healthy 3"], &[libpq, psycopg2, psycopg3], &probed);
 }

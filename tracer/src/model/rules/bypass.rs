@@ -471,10 +471,20 @@ fn path_in_pool(conn: &Connection) -> Option<(PathKey, &Peer, Identity)> {
 /// use by that path was ever followed by another.
 fn extend(process: &Process, candidates: &[&Connection], bypassed: &mut BTreeMap<ConnId, Bypass>) {
     let mut pools: BTreeMap<_, (Vec<ConnId>, Vec<ConnId>)> = BTreeMap::new();
+    let callers: BTreeSet<_> = candidates
+        .iter()
+        .filter(|conn| bypassed.contains_key(&conn.id))
+        .map(|conn| conn.use_callers())
+        .collect();
     for conn in candidates {
         if let Some(key) = path_in_pool(conn).filter(|_| conn.used() != Some(false)) {
             let (yes, no) = pools.entry(key).or_default();
-            if bypassed.contains_key(&conn.id) { yes.push(conn.id) } else { no.push(conn.id) }
+            if bypassed.contains_key(&conn.id) {
+                yes.push(conn.id);
+            } else if callers.contains(&conn.use_callers()) {
+                // A line that many call is not theirs alone: some give back after it.
+                no.push(conn.id);
+            }
         }
     }
     for ((path, ..), (yes, no)) in pools {

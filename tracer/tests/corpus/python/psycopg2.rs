@@ -16,23 +16,23 @@ pub fn scenarios() -> Vec<Scenario> {
         leaky(
             "forgotten putconn",
             &["prefill 2", "leak forgotten 7", "overlap 2"],
-            Accusation::leak("strong", 7, None),
+            Accusation::leak("strong", 7, Some("forgotten_putconn")),
         )
         .fast(),
         leaky(
             "exception before putconn",
             &["prefill 2", "leak raise 7", "overlap 2"],
-            Accusation::leak("strong", 7, None),
+            Accusation::leak("strong", 7, Some("raised_before_putconn")),
         ),
         leaky(
             "transaction never ended",
             &["leak idle_in_transaction 7"],
-            Accusation::idle_in_transaction(7, None),
+            Accusation::idle_in_transaction(7, Some("idle_in_transaction")),
         ),
         leaky(
             "never used",
             &["leak never_used 7", "overlap 1"],
-            Accusation::never_used("suspected", 7),
+            Accusation { function: Some("never_used"), ..Accusation::never_used("suspected", 7) },
         ),
         healthy("put back", &["healthy 7"]).fast(),
         healthy("closed", &["connect_close 7"]),
