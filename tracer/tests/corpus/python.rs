@@ -11,7 +11,7 @@ mod sqlalchemy;
 
 use std::process::Command;
 
-use crate::scenario::{Accusation, Scenario};
+use crate::scenario::{Accusation, OWN, Scenario};
 
 /// Every scenario of the family.
 pub fn scenarios() -> Vec<Scenario> {
@@ -41,11 +41,11 @@ impl Library {
 
     /// Connections that are out while the pool opens others.
     fn leak(self, name: &'static str, steps: Steps, count: u64) -> Scenario {
-        self.leaky(name, steps, Accusation::leak("strong", count, None))
+        self.leaky(name, steps, Accusation::leak("strong", count, OWN))
     }
 
     fn in_transaction(self, name: &'static str, steps: Steps, count: u64) -> Scenario {
-        self.leaky(name, steps, Accusation::idle_in_transaction(count, None))
+        self.leaky(name, steps, Accusation::idle_in_transaction(count, OWN))
     }
 
     fn healthy(self, name: &'static str, steps: Steps) -> Scenario {

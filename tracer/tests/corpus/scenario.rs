@@ -55,6 +55,9 @@ pub enum Must {
     Inform(&'static str),
 }
 
+/// As the function to blame: one of the client's own, whichever of those that share the shape.
+pub const OWN: Option<&str> = Some("*");
+
 /// An accusation.
 #[derive(Clone, Copy, Debug)]
 pub struct Accusation {
@@ -152,5 +155,10 @@ impl Accusation {
 
     pub fn never_used(certainty: &'static str, count: u64) -> Self {
         Self { verdict: "never used", certainty, count, function: None }
+    }
+
+    /// The same with one of the client's own functions to blame.
+    pub fn own(self) -> Self {
+        Self { function: OWN, ..self }
     }
 }

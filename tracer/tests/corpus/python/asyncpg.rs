@@ -38,7 +38,7 @@ fn pool(library: Library) -> Vec<Scenario> {
         library.leaky(
             "never used",
             &["leak_alone unused 7", "overlap 1"],
-            Accusation::never_used("suspected", 7),
+            Accusation::never_used("suspected", 7).own(),
         ),
         library.leaky(
             "a new pool for each request",

@@ -26,7 +26,7 @@ fn pool() -> Vec<Scenario> {
         POOL.leaky(
             "never used",
             &["pool min_size=0", "leak_alone unused 7", "overlap 1"],
-            Accusation::never_used("suspected", 7),
+            Accusation::never_used("suspected", 7).own(),
         ),
         POOL.leaky(
             "stream not drained",
@@ -91,7 +91,7 @@ fn plain() -> Vec<Scenario> {
         PLAIN.leaky(
             "never used",
             &["leak_alone unused 7", "overlap 1"],
-            Accusation::never_used("suspected", 7),
+            Accusation::never_used("suspected", 7).own(),
         ),
         PLAIN.in_transaction("transaction never ended", &["leak transaction 7"], 7),
         PLAIN.in_transaction("transaction failed and never ended", &["leak failed 7"], 7),

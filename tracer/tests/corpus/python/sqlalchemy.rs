@@ -29,7 +29,7 @@ fn psycopg2() -> Vec<Scenario> {
         PSYCOPG2.leaky(
             "never used",
             &["keep lock", "leak_alone unused 7", "overlap 1"],
-            Accusation::never_used("suspected", 7),
+            Accusation::never_used("suspected", 7).own(),
         ),
         PSYCOPG2.healthy("sessions", &["request 7 session", "overlap 2"]),
         PSYCOPG2.healthy("rolled back", &["request 7 rollback", "overlap 2"]),
@@ -84,7 +84,7 @@ fn asyncpg() -> Vec<Scenario> {
         ASYNCPG.leaky(
             "never used",
             &["keep lock", "leak_alone unused 7", "overlap 2"],
-            Accusation::never_used("suspected", 7),
+            Accusation::never_used("suspected", 7).own(),
         ),
         ASYNCPG.leak("cancelled before release", &["leak cancel 7", "overlap 2"], 7),
         ASYNCPG
