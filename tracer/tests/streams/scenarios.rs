@@ -23,6 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("leak_inferred", leak_inferred),
     ("leak_inferred_burst", leak_inferred_burst),
     ("leak_inferred_once", leak_inferred_once),
+    ("leak_or_another_pool", leak_or_another_pool),
     ("leak_inferred_tls", leak_inferred_tls),
     ("leak_unread", leak_unread),
     ("leak_unread_and_read", leak_unread_and_read),
@@ -208,6 +209,27 @@ fn leak_inferred_burst() -> Vec<Event> {
         let mut conn = scene.open(at, NODE);
         scene.query(at + 12, &mut conn, "SELECT id, name FROM users WHERE id = $1");
         scene.used_by(2_600, &conn, get_user());
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// A line that others call uses a pool, and from some time on another one with the same user and
+/// database: a suspect, for a pool that was exhausted at once looks the same.
+fn leak_or_another_pool() -> Vec<Event> {
+    let mut scene = Scene::default();
+    python(&mut scene);
+    let view = || stack("view", "/srv/app/views.py", 40);
+    for start in [1_000, 20_000] {
+        for n in 0..3 {
+            let mut conn = scene.open(start + n * 10, PYTHON);
+            scene.query(start + 100, &mut conn, "SELECT 1");
+            scene.used_by(start + 1_200, &conn, view());
+            if start > 1_000 {
+                scene.query(55_000, &mut conn, "SELECT 1");
+                scene.used_by(56_200, &conn, view());
+            }
+        }
     }
     scene.tick(60_000);
     scene.sorted()

@@ -54,6 +54,8 @@ pub(in crate::model) struct Bypass {
     /// Of these, connections known to share its pool: a path that used it used them too; or, where
     /// no stack names a path, those that were passed over in their turn.
     pub(super) kin: usize,
+    /// The first of those opens.
+    pub(super) first: MonoNanos,
     /// From its last byte to the last of those opens, in nanoseconds.
     pub(super) shown_held: u64,
     /// User and database of both sides are known.
@@ -66,6 +68,8 @@ pub(in crate::model) struct Bypass {
     pub(super) on_demand: bool,
     /// They close what stays idle in them.
     pub(super) closes_idle: bool,
+    /// After so long without a byte the pool has closed what is idle in it, in nanoseconds.
+    pub(super) closed_when_idle: Option<u64>,
     /// The code that used the new connections is known, and none of it used this one.
     strangers: bool,
     /// A connection that this path left in the same way was used again after all.
@@ -258,7 +262,7 @@ impl<'a> Pools<'a> {
         let broken = self.broken_after(&conn.opened.peer, silent_since);
         let mut threads_share = None;
         let (mut opens, mut kin, mut strangers, mut identified) = (0, 0, 0, false);
-        let mut last = silent_since;
+        let (mut first, mut last) = (MonoNanos(u64::MAX), silent_since);
         for member in self.members.iter().skip(from) {
             if !member.counts || *member.peer != conn.opened.peer {
                 continue;
@@ -279,6 +283,7 @@ impl<'a> Pools<'a> {
             } else if !member.paths.is_empty() && !conn.paths.is_empty() {
                 strangers += 1;
             }
+            first = first.min(member.opened_at.unwrap_or(first));
             last = last.max(member.opened_at.unwrap_or(last));
         }
         if opens == 0 {
@@ -297,12 +302,14 @@ impl<'a> Pools<'a> {
         Some(Bypass {
             opens,
             kin,
+            first,
             shown_held: last.since(silent_since),
             identified,
             grew,
             later_burst: last > self.burst_end(conn.opened.at),
             on_demand: self.assumed.on_demand,
             closes_idle: self.assumed.closes_idle(),
+            closed_when_idle: self.assumed.idle_timeout.map(|(_, until)| until),
             strangers: strangers == opens,
             refuted: conn.refuted || path_refuted,
             repeated: false,

@@ -41,7 +41,10 @@ struct Weight {
     unobserved: bool,
     /// Each was opened for the code that used it, at once, and nothing else used it.
     own: bool,
-    closes_idle: bool,
+    /// Idle in the pool, they would be closed by now.
+    closed_by_now: bool,
+    /// All fell silent before the first of the new ones was opened.
+    at_once: bool,
 }
 
 impl Weight {
@@ -70,7 +73,22 @@ impl Weight {
             refuted: direct().any(|bypass| bypass.refuted),
             left_out: direct().map(|bypass| bypass.left_out).max().unwrap_or(0),
             on_demand: bypasses.iter().any(|bypass| bypass.on_demand),
-            closes_idle: bypasses.iter().any(|bypass| bypass.closes_idle),
+            closed_by_now: group.iter().all(|case| {
+                let Grounds::Bypass(bypass) = &case.grounds else { return false };
+                bypass.closed_when_idle.is_some_and(|until| case.conn.silence(case.at) > until)
+            }),
+            at_once: group
+                .iter()
+                .filter_map(|case| match &case.grounds {
+                    Grounds::Bypass(bypass) if !bypass.joined => Some(bypass.first),
+                    _ => None,
+                })
+                .min()
+                .is_some_and(|first| {
+                    let joined = |case: &Case| matches!(&case.grounds, Grounds::Bypass(bypass) if bypass.joined);
+                    let mut direct = group.iter().filter(|case| !joined(case));
+                    direct.all(|case| case.conn.last_byte() < first)
+                }),
             named: group.iter().any(|case| case.conn.use_path().is_some()),
             unobserved: group.iter().any(|case| case.before && case.conn.opened.existing.is_none()),
             own: group.iter().all(|case| used_in_one_go(&case.conn)),
@@ -110,6 +128,11 @@ impl Weight {
             "It happened once: one silent connection is a suspect, not yet a pattern.",
         );
         doubt(
+            self.kin > 0 && self.bypassed >= 2 && self.at_once && !self.closed_by_now,
+            "All of them fell silent before the first of the new ones was opened, so another pool \
+             for the same user and database may have taken over.",
+        );
+        doubt(
             self.grew == Some(false),
             "Other connections were closed in the meantime, so the pool may only have replaced \
              them.",
@@ -124,7 +147,7 @@ impl Weight {
             "Others that looked the same were used again later, so this code may only be slow.",
         );
         doubt(
-            !self.closes_idle && self.shown_held < settings.threshold.min(LONG_CALL),
+            !self.closed_by_now && self.shown_held < settings.threshold.min(LONG_CALL),
             "That it was out until then is shown, that it still is, is not: it may have been given \
              back without a byte.",
         );
