@@ -1,6 +1,6 @@
 //! Stack slots: registers and raw stack bytes copied at an event.
 //!
-//! May import [`limits`](crate::limits) and [`python`](crate::python). Invariants: a slot is rewritten in place; `seq` is odd
+//! May import [`limits`](crate::limits) and [`python`]. Invariants: a slot is rewritten in place; `seq` is odd
 //! while it is written, so a reader copies, compares `seq` before and after, and retries. A slot
 //! belongs to one connection and one kind until user space, which has understood it or seen the
 //! connection's end, returns it to its class's free list.
