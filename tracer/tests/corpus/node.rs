@@ -232,7 +232,7 @@ fn postgres() -> Vec<Scenario> {
 fn mysql2() -> Vec<Scenario> {
     let it = Library("mysql2", || Kind::NodeWith("mysql2", "{}").command());
     let all = vec![
-        it.leaky("forgotten release", &["leak forgotten 7"], leak(Some("forgottenRelease"))).fast(),
+        it.leaky("forgotten release", &["leak forgotten 7"], leak(Some("forgottenRelease"))),
         it.leaky("early return", &["leak early_return 7"], leak(Some("earlyReturn"))),
         it.leaky("exception before release", &["leak throw 7"], leak(Some("throwBeforeRelease"))),
         it.leaky("task given up late", &["leak late 7"], leak(Some("heldWhileOutside"))),

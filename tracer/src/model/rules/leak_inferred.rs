@@ -128,7 +128,11 @@ impl Weight {
             "It happened once: one silent connection is a suspect, not yet a pattern.",
         );
         doubt(
-            self.kin > 0 && self.bypassed >= 2 && self.at_once && !self.closed_by_now,
+            self.kin > 0
+                && self.bypassed >= 2
+                && self.joined == 0
+                && self.at_once
+                && !self.closed_by_now,
             "All of them fell silent before the first of the new ones was opened, so another pool \
              for the same user and database may have taken over.",
         );
