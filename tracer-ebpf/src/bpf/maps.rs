@@ -125,10 +125,20 @@ pub static FREE_STACKS_2: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[2], 0
 #[map]
 pub static FREE_STACKS_3: Queue<u32> = Queue::with_max_entries(CLASS_SLOTS[3], 0);
 
-/// Filled and used within one run of the system-call program and its part: tracepoints run with
-/// preemption off, so a CPU has one such run at a time.
+/// Places of [`CALL`]; a power of two.
+const CALLS: u32 = 64;
+
+/// Filled and used within one run of the system-call program and its part. Newer kernels let the
+/// programs of tracepoints be preempted, by those of another thread on the same CPU too, so threads
+/// have places of their own: only two whose numbers agree in the last bits could meet in one.
 #[map]
-pub static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(1, 0);
+pub static CALL: PerCpuArray<Call> = PerCpuArray::with_max_entries(CALLS, 0);
+
+/// The place of a thread in [`CALL`].
+#[inline(always)]
+pub fn call_of(pid_tgid: u64) -> Option<*mut Call> {
+    CALL.get_ptr_mut(pid_tgid as u32 & (CALLS - 1))
+}
 
 /// Rare events. Full: `RingFull`.
 #[map]

@@ -21,7 +21,7 @@ use tracer_ebpf::{
 
 use super::{
     count::now,
-    maps::{CALL, Call, FDS, PARTS},
+    maps::{Call, FDS, PARTS, call_of},
     memory::{ConnMemory, user, user_or_zero},
     sockets::{conn_of, fd_key, on_close, on_close_range, on_connect, on_dup},
     stacks::{self, Site},
@@ -84,7 +84,8 @@ pub fn on_syscall(ctx: BtfTracePointContext) -> u32 {
         return 0;
     }
     let ret: i64 = ctx.arg(1);
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let tgid = (pid_tgid >> 32) as u32;
     // SAFETY: as above.
     let (fd, second, third) = unsafe { ((*regs).rdi, (*regs).rsi, (*regs).rdx) };
     match nr {
@@ -104,7 +105,7 @@ pub fn on_syscall(ctx: BtfTracePointContext) -> u32 {
         _ => {
             // SAFETY: no other reference to this value is held.
             if let Some(id) = unsafe { FDS.get(fd_key(tgid, fd)) }
-                && let Some(call) = CALL.get_ptr_mut(0)
+                && let Some(call) = call_of(pid_tgid)
             {
                 // SAFETY: a live per-CPU map value of this run alone.
                 unsafe {
@@ -196,7 +197,7 @@ fn moved(call: *mut Call, regs: *const pt_regs, ret: i64, send: bool) -> Option<
 #[inline(always)]
 fn pass(ctx: &BtfTracePointContext, send: bool) {
     let (regs, ret): (*const pt_regs, i64) = (ctx.arg(0), ctx.arg(1));
-    let Some(call) = CALL.get_ptr_mut(0) else { return };
+    let Some(call) = call_of(bpf_get_current_pid_tgid()) else { return };
     let Some(conn) = moved(call, regs, ret, send) else { return };
     let len = ret as u64;
     // SAFETY: `regs` as in `moved`.
@@ -236,7 +237,7 @@ fn pass(ctx: &BtfTracePointContext, send: bool) {
 /// A send or a receive of any shape.
 #[inline(always)]
 fn walk(regs: *const pt_regs, ret: i64, send: bool) {
-    let Some(call) = CALL.get_ptr_mut(0) else { return };
+    let Some(call) = call_of(bpf_get_current_pid_tgid()) else { return };
     let Some(conn) = moved(call, regs, ret, send) else { return };
     // SAFETY: `regs` and `call` as in `moved`.
     let (nr, buffer, third, passed) =
