@@ -6,18 +6,19 @@
 //! Invariants: as those of [`postgres`](crate::postgres).
 
 use std::fs::{self, Permissions};
-use std::io::{self, BufRead as _, BufReader, Read};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::thread;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-use crate::postgres::{Owner, free_port};
+use crate::postgres::{Owner, free_port, wait_until_ready};
 use crate::sh;
+
+/// In the log's line that says the server is ready.
+const READY: &str = "ready for connections";
 
 /// A running server. Dropping it stops it and removes its files.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ impl Server {
         let process = process.with_context(|| format!("cannot start {}", sh::shown(&command)))?;
         let mut server = Self { process, _dir: dir, port };
         let log = server.process.stderr.take().context("its standard error is a pipe")?;
-        wait_until_ready(log)?;
+        wait_until_ready(log, "MariaDB", READY)?;
         Ok(server)
     }
 
@@ -96,33 +97,14 @@ pub fn program() -> Result<PathBuf> {
     found.context("MariaDB's server is not installed")
 }
 
-/// Reads the log up to the line that says the server is ready; the rest is read and forgotten.
-fn wait_until_ready(log: impl Read + Send + 'static) -> Result<()> {
-    let mut log = BufReader::new(log);
-    let mut said = String::new();
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if log.read_until(b'\n', &mut line).context("reading MariaDB's log")? == 0 {
-            bail!("MariaDB did not start; it said:\n{said}");
-        }
-        let text = String::from_utf8_lossy(&line);
-        if text.contains("ready for connections") {
-            break;
-        }
-        said.push_str(&text);
-    }
-    thread::spawn(move || io::copy(&mut log, &mut io::sink()));
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::wait_until_ready;
+    use super::{READY, wait_until_ready};
 
     #[test]
     fn a_server_that_does_not_start_is_quoted() {
-        let error = wait_until_ready(&b"[ERROR] no\n"[..]).unwrap_err().to_string();
+        let error =
+            wait_until_ready(&b"[ERROR] no\n"[..], "MariaDB", READY).unwrap_err().to_string();
         assert!(error.ends_with("[ERROR] no\n"), "{error}");
     }
 }

@@ -46,6 +46,9 @@ pub struct Config {
     pub own_process_group: bool,
 }
 
+/// In the log's line that says the server is ready.
+const READY: &str = "database system is ready to accept connections";
+
 /// A running server. Dropping it stops it and removes its files.
 #[derive(Debug)]
 pub struct Server {
@@ -106,7 +109,7 @@ impl Server {
             command.spawn().with_context(|| format!("cannot start {}", sh::shown(&command)))?;
         let mut server = Self { postmaster, dir, port, tls: config.tls };
         let log = server.postmaster.stderr.take().context("its standard error is a pipe")?;
-        wait_until_ready(log)?;
+        wait_until_ready(log, "PostgreSQL", READY)?;
         Ok(server)
     }
 
@@ -335,19 +338,24 @@ fn setting(name: &str, value: &OsStr) -> OsString {
     setting
 }
 
-/// Reads the log up to the line that says the server is ready; the rest is read and forgotten, so
+/// Reads a server's log up to the line that says it is ready; the rest is read and forgotten, so
 /// that the server never blocks on a full pipe.
-fn wait_until_ready(log: impl Read + Send + 'static) -> Result<()> {
+pub(crate) fn wait_until_ready(
+    log: impl Read + Send + 'static,
+    server: &str,
+    ready: &str,
+) -> Result<()> {
     let mut log = BufReader::new(log);
     let mut said = String::new();
     let mut line = Vec::new();
     loop {
         line.clear();
-        if log.read_until(b'\n', &mut line).context("reading PostgreSQL's log")? == 0 {
-            bail!("PostgreSQL did not start; it said:\n{said}");
+        let read = log.read_until(b'\n', &mut line);
+        if read.with_context(|| format!("reading {server}'s log"))? == 0 {
+            bail!("{server} did not start; it said:\n{said}");
         }
         let text = String::from_utf8_lossy(&line);
-        if text.contains("database system is ready to accept connections") {
+        if text.contains(ready) {
             break;
         }
         said.push_str(&text);
@@ -401,7 +409,8 @@ mod tests {
 
     #[test]
     fn a_server_that_does_not_start_is_quoted() {
-        let error = wait_until_ready(&b"FATAL:  no\n"[..]).unwrap_err().to_string();
+        let error =
+            wait_until_ready(&b"FATAL:  no\n"[..], "PostgreSQL", READY).unwrap_err().to_string();
         assert!(error.ends_with("FATAL:  no\n"), "{error}");
     }
 
