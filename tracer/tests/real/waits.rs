@@ -29,7 +29,10 @@ fn is_too_small(seen: &Seen, pool: &str) {
     assert_eq!(small.0["waits"]["most_out"], 2, "{whole:#}");
     assert_eq!(seen.exit, NOTHING_FOUND);
     let waits = seen.report.waits(seen.pid, pool);
-    assert!(waits["served"].as_u64() > Some(10), "{whole:#}");
+    // database/sql serves its callers in turn. In a pgxpool of puddle v1 who gives back may take
+    // again before any of those that wait wakes up: hardly any wait ends.
+    let served = if pool == SQL { Some(10) } else { None };
+    assert!(waits["served"].as_u64() > served, "{whole:#}");
     // Seven workers, of which two have a connection; a moment is one of those when it is handed over.
     assert!((3..=7).contains(&waits["waiting"].as_u64().expect("a count")), "{whole:#}");
 }

@@ -24,6 +24,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("leak_inferred_burst", leak_inferred_burst),
     ("leak_inferred_once", leak_inferred_once),
     ("leak_or_another_pool", leak_or_another_pool),
+    ("healthy_another_pool_takes_over", healthy_another_pool_takes_over),
     ("leak_inferred_tls", leak_inferred_tls),
     ("leak_unread", leak_unread),
     ("leak_unread_and_read", leak_unread_and_read),
@@ -215,11 +216,24 @@ fn leak_inferred_burst() -> Vec<Event> {
 }
 
 /// A line that others call uses a pool, and from some time on another one with the same user and
-/// database: a suspect, for a pool that was exhausted at once looks the same.
+/// database.
+fn healthy_another_pool_takes_over() -> Vec<Event> {
+    all_at_once(false)
+}
+
+/// The same, but one of those that were there before is used on: by whom is not known yet.
 fn leak_or_another_pool() -> Vec<Event> {
+    all_at_once(true)
+}
+
+fn all_at_once(one_goes_on: bool) -> Vec<Event> {
     let mut scene = Scene::default();
     python(&mut scene);
     let view = || stack("view", "/srv/app/views.py", 40);
+    if one_goes_on {
+        let mut conn = scene.open(900, PYTHON);
+        busy(&mut scene, &mut conn, 1_000, 60_000);
+    }
     for start in [1_000, 20_000] {
         for n in 0..3 {
             let mut conn = scene.open(start + n * 10, PYTHON);

@@ -78,6 +78,9 @@ pub(in crate::model) struct Bypass {
     pub(super) repeated: bool,
     /// No open bypassed it: it belongs to the others by its path.
     pub(super) joined: bool,
+    /// All that this path left were silent before the first open, and of what else was open then,
+    /// nothing is known to be of their pool: another one may have taken over.
+    pub(super) succeeded: bool,
     /// Connections last used by the same path that were left out, because this path's
     /// connections are sometimes used again.
     pub(super) left_out: usize,
@@ -94,10 +97,20 @@ struct Member<'a> {
     paths: &'a [PathKey],
     /// The server ended it.
     peer_closed: bool,
+    /// The stack of its open shows the application's code, which asked for it.
+    asked: bool,
     /// Its open can be evidence.
     counts: bool,
     /// `None` when it is closed.
     id: Option<ConnId>,
+}
+
+impl Member<'_> {
+    /// Its owner closed it too soon for a pool that retires what it has.
+    fn was_short(&self) -> bool {
+        let lived = |at: MonoNanos| self.closed_at.map(|closed_at| closed_at.since(at));
+        !self.peer_closed && self.opened_at.and_then(lived).is_some_and(|lived| lived < KEPT_FOR)
+    }
 }
 
 /// What holds for all connections of a process.
@@ -142,6 +155,7 @@ impl<'a> Pools<'a> {
                 tid: past.tid,
                 paths: &past.paths,
                 peer_closed: past.peer_closed,
+                asked: false,
                 id: None,
                 counts: lived >= KEPT_FOR
                     && past.used_at.is_some()
@@ -158,6 +172,7 @@ impl<'a> Pools<'a> {
                 tid: conn.opened.tid,
                 paths: &conn.paths,
                 peer_closed: false,
+                asked: conn.open_path().is_some(),
                 id: Some(conn.id),
                 counts: match conn.used() {
                     Some(true) => on_demand || used_soon(opened_at, conn.used_at),
@@ -180,20 +195,24 @@ impl<'a> Pools<'a> {
         pools
     }
 
-    /// An open soon after a close replaces what was closed: each close explains one open.
+    /// An open soon after a close replaces what was closed: each close explains one open. Where
+    /// somebody asked for the new one, it does not replace what was opened, used and closed just
+    /// before: that is code with a connection for each request.
     fn discount_replacements(&mut self) {
         let within =
             if self.assumed.on_demand { REPLACES_WITHIN_ON_DEMAND } else { REPLACES_WITHIN };
+        let on_demand = self.assumed.on_demand;
         let mut closes: Vec<_> = self
             .members
             .iter()
-            .filter_map(|member| Some((member.closed_at?, member.peer)))
+            .filter_map(|member| Some((member.closed_at?, member.peer, member.was_short())))
             .collect();
         closes.sort();
         for member in &mut self.members {
             let Some(opened_at) = member.opened_at.filter(|_| member.counts) else { continue };
-            let explained = closes.iter().position(|(closed_at, peer)| {
+            let explained = closes.iter().position(|(closed_at, peer, was_short)| {
                 *peer == member.peer
+                    && !(*was_short && (on_demand || member.asked))
                     && *closed_at <= opened_at
                     && opened_at.since(*closed_at) <= within
             });
@@ -314,6 +333,7 @@ impl<'a> Pools<'a> {
             refuted: conn.refuted || path_refuted,
             repeated: false,
             joined: false,
+            succeeded: false,
             left_out: 0,
         })
     }
@@ -374,6 +394,7 @@ pub(super) fn survey(
     forgive_strangers(&candidates, &mut bypassed);
     relate_nameless(&pools, &candidates, &mut bypassed);
     mark_repeated(&candidates, &mut bypassed);
+    forgive_successors(now, alive, &candidates, &mut bypassed);
     extend(process, &candidates, &mut bypassed);
     bypassed
 }
@@ -451,6 +472,60 @@ fn relate_nameless(
     }
     for id in alone.iter().filter(|(pool, _)| !related.contains(pool)).flat_map(|(_, ids)| ids) {
         bypassed.remove(id);
+    }
+}
+
+/// Drops what another pool may have taken over from: all that a path left were silent before the
+/// first open, and nothing that was open then was used later. Where something was, but not known to
+/// be by that path, it stays as a doubt. A single connection is one anyway, and how those from before
+/// the start fell silent was not seen.
+fn forgive_successors(
+    now: MonoNanos,
+    alive: &[&Connection],
+    candidates: &[&Connection],
+    bypassed: &mut BTreeMap<ConnId, Bypass>,
+) {
+    let mut groups: BTreeMap<_, Vec<&Connection>> = BTreeMap::new();
+    let used = candidates.iter().filter(|conn| conn.used() != Some(false));
+    for conn in used.filter(|conn| bypassed.contains_key(&conn.id)) {
+        let group = (conn.opened.peer.clone(), conn.identity(), conn.use_path());
+        groups.entry(group).or_default().push(conn);
+    }
+    for ((peer, identity, path), group) in groups {
+        let of = |conn: &&&Connection| bypassed.get(&conn.id);
+        let Some(first) = group.iter().filter_map(|conn| of(&conn)).map(|one| one.first).min()
+        else {
+            continue;
+        };
+        let closed_by_now = |conn: &&Connection| {
+            let until = of(&conn).and_then(|bypass| bypass.closed_when_idle);
+            until.is_some_and(|until| conn.silence(now) > until)
+        };
+        if group.len() < 2
+            || group.iter().any(|conn| conn.opened.existing.is_some() || conn.last_byte() >= first)
+            || group.iter().all(closed_by_now)
+        {
+            continue;
+        }
+        let mut survivors = alive.iter().filter(|conn| {
+            conn.is_session()
+                && conn.opened.peer == peer
+                && conn.identity() == identity
+                && conn.opened.at < first
+                && conn.last_byte() > first
+        });
+        let kin = |conn: &&Connection| path.as_ref().is_some_and(|path| conn.paths.contains(path));
+        let is_survived = survivors.clone().next().is_some();
+        if survivors.any(kin) {
+            continue;
+        }
+        for conn in group {
+            if !is_survived {
+                bypassed.remove(&conn.id);
+            } else if let Some(bypass) = bypassed.get_mut(&conn.id) {
+                bypass.succeeded = true;
+            }
+        }
     }
 }
 

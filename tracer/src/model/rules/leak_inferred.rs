@@ -43,8 +43,8 @@ struct Weight {
     own: bool,
     /// Idle in the pool, they would be closed by now.
     closed_by_now: bool,
-    /// All fell silent before the first of the new ones was opened.
-    at_once: bool,
+    /// Another pool may have taken over from theirs.
+    succeeded: bool,
 }
 
 impl Weight {
@@ -77,18 +77,7 @@ impl Weight {
                 let Grounds::Bypass(bypass) = &case.grounds else { return false };
                 bypass.closed_when_idle.is_some_and(|until| case.conn.silence(case.at) > until)
             }),
-            at_once: group
-                .iter()
-                .filter_map(|case| match &case.grounds {
-                    Grounds::Bypass(bypass) if !bypass.joined => Some(bypass.first),
-                    _ => None,
-                })
-                .min()
-                .is_some_and(|first| {
-                    let joined = |case: &Case| matches!(&case.grounds, Grounds::Bypass(bypass) if bypass.joined);
-                    let mut direct = group.iter().filter(|case| !joined(case));
-                    direct.all(|case| case.conn.last_byte() < first)
-                }),
+            succeeded: direct().any(|bypass| bypass.succeeded),
             named: group.iter().any(|case| case.conn.use_path().is_some()),
             unobserved: group.iter().any(|case| case.before && case.conn.opened.existing.is_none()),
             own: group.iter().all(|case| used_in_one_go(&case.conn)),
@@ -128,11 +117,7 @@ impl Weight {
             "It happened once: one silent connection is a suspect, not yet a pattern.",
         );
         doubt(
-            self.kin > 0
-                && self.bypassed >= 2
-                && self.joined == 0
-                && self.at_once
-                && !self.closed_by_now,
+            self.kin > 0 && self.joined == 0 && self.succeeded,
             "All of them fell silent before the first of the new ones was opened, so another pool \
              for the same user and database may have taken over.",
         );
