@@ -404,6 +404,9 @@ const PYTHON_DRIVERS: [&str; 14] = [
     "mysql",
 ];
 
+/// Of these, names that an application's own directories have, too.
+const PYTHON_COMMON: [&str; 2] = ["postgresql", "mysql"];
+
 /// The kind of a Python function by the file it was compiled from.
 pub(super) fn python(file: &str) -> FrameKind {
     if file.starts_with("<frozen ") {
@@ -421,6 +424,11 @@ pub(super) fn python(file: &str) -> FrameKind {
         } else {
             FrameKind::Library
         };
+    }
+    // Packages copied into the application, or installed beside it: pip's `--target`, a zip.
+    let mut directories = file.split('/').rev().skip(1);
+    if directories.any(|name| PYTHON_DRIVERS.contains(&name) && !PYTHON_COMMON.contains(&name)) {
+        return FrameKind::Driver;
     }
     // The standard library: lib/python3.11/queue.py, lib/python311.zip/queue.pyc.
     let in_library = file.split('/').collect::<Vec<_>>().windows(3).any(|elements| {
@@ -533,7 +541,7 @@ pub(super) fn generated(name: &str) -> FrameKind {
 
 #[cfg(test)]
 mod tests {
-    use super::{NativeModule, Role, go, native, script, shortened};
+    use super::{NativeModule, Role, go, native, python, script, shortened};
     use crate::model::FrameKind::{App, Driver, Library, Runtime};
 
     #[test]
@@ -636,6 +644,26 @@ mod tests {
             ("node:internal/timers", Runtime),
         ] {
             assert_eq!(script(Some(file)), kind, "{file}");
+        }
+    }
+
+    #[test]
+    fn python_code_is_told_by_its_package() {
+        for (file, kind) in [
+            ("/venv/lib/python3.11/site-packages/asyncpg/pool.py", Driver),
+            ("/venv/lib/python3.11/site-packages/psycopg2/__init__.py", Driver),
+            ("/venv/lib/python3.11/site-packages/sqlalchemy/pool/base.py", Library),
+            ("/usr/lib/python3/dist-packages/django/db/__init__.py", Library),
+            ("/opt/python/asyncpg/connection.py", Driver),
+            ("/srv/shop/vendor/psycopg/_connection_base.py", Driver),
+            ("/srv/shop/postgresql/orders.py", App),
+            ("/srv/shop/asyncpg.py", App),
+            ("/usr/lib/python3.11/asyncio/events.py", Runtime),
+            ("/usr/lib/python311.zip/queue.pyc", Runtime),
+            ("<frozen importlib._bootstrap>", Runtime),
+            ("<string>", App),
+        ] {
+            assert_eq!(python(file), kind, "{file}");
         }
     }
 

@@ -12,13 +12,47 @@ pub fn scenarios() -> Vec<Scenario> {
         |client, name, steps, accusation| Scenario::leaky(client, name, php, steps, accusation);
     let healthy = |client, name, steps| Scenario::healthy(client, name, php, steps);
     let (pdo, pgsql) = ("PHP PDO", "PHP pgsql");
-    let leak = |certainty| Accusation::leak(certainty, 7, None);
+    // What was opened last shows only when another is.
+    let leak = Accusation::leak("strong", 6, None);
     vec![
-        leaky(pdo, "kept in a registry", &["leak forgotten 7", "later"], leak("strong")),
-        // What is opened for each job, and mostly closed, explains the opens.
-        leaky(pdo, "early return", &["leak early_return 7", "later"], leak("suspected")),
-        leaky(pdo, "kept by a logged exception", &["leak throw 7", "later"], leak("strong")),
-        leaky(pdo, "kept by a cycle", &["leak cycle 7", "later"], leak("strong")),
+        leaky(
+            pdo,
+            "kept in a registry",
+            &[
+                "leak forgotten 3",
+                "later",
+                "leak forgotten 3",
+                "later",
+                "leak forgotten 1",
+                "later",
+            ],
+            leak,
+        ),
+        leaky(
+            pdo,
+            "early return",
+            &[
+                "leak early_return 3",
+                "later",
+                "leak early_return 3",
+                "later",
+                "leak early_return 1",
+                "later",
+            ],
+            leak,
+        ),
+        leaky(
+            pdo,
+            "kept by a logged exception",
+            &["leak throw 3", "later", "leak throw 3", "later", "leak throw 1", "later"],
+            leak,
+        ),
+        leaky(
+            pdo,
+            "kept by a cycle",
+            &["leak cycle 3", "later", "leak cycle 3", "later", "leak cycle 1", "later"],
+            leak,
+        ),
         leaky(
             pdo,
             "transaction never ended",
@@ -29,13 +63,20 @@ pub fn scenarios() -> Vec<Scenario> {
             pgsql,
             "result never fetched",
             &["healthy 3", "leak result 7", "later", "later", "later", "later", "later", "later"],
-            leak("suspected"),
+            Accusation::leak("suspected", 7, None),
         ),
         leaky(
             pgsql,
             "never used",
-            &["leak never_used 7", "later"],
-            Accusation::never_used("suspected", 7),
+            &[
+                "leak never_used 3",
+                "later",
+                "leak never_used 3",
+                "later",
+                "leak never_used 1",
+                "later",
+            ],
+            Accusation::never_used("strong", 6),
         ),
         healthy(pdo, "closed at the end of each job", &["healthy 7", "later"]),
         healthy(pdo, "persistent", &["persistent_pdo 7", "later"]),

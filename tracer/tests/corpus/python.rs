@@ -1,7 +1,6 @@
 //! Python: pools in Python over libpq or over bare sockets.
 //!
-//! One file per library; here is what all of their pools do alike. Python's own frames have no
-//! names, so nobody is blamed anywhere.
+//! One file per library; here is what all of their pools do alike.
 
 mod asyncpg;
 mod django;
@@ -46,6 +45,10 @@ impl Library {
 
     fn in_transaction(self, name: &'static str, steps: Steps, count: u64) -> Scenario {
         self.leaky(name, steps, Accusation::idle_in_transaction(count, OWN))
+    }
+
+    fn untold(self, name: &'static str, steps: Steps) -> Scenario {
+        Scenario::untold(self.client, name, self.start, steps)
     }
 
     fn healthy(self, name: &'static str, steps: Steps) -> Scenario {

@@ -33,6 +33,8 @@ use crate::model::{
 
 /// Groups given up for a new one that make a pattern.
 const GROUPS_FROM: usize = 3;
+/// A pool opens what it keeps in reserve within this time.
+const TOGETHER: u64 = 1_000_000_000;
 /// A return and an open closer than this may have raced.
 const MARGIN: u64 = 20_000_000;
 /// An open this soon after a close may replace what was closed, if that was kept for so long.
@@ -69,7 +71,9 @@ pub(in crate::model) struct Abandoned {
     /// User and database are known.
     identified: bool,
     /// The place in the code that opens them, where known.
-    pub(super) place: Option<PathKey>,
+    place: Option<PathKey>,
+    /// The same; else the place that uses one of each group, if that is one for all.
+    pub(super) whose: Option<PathKey>,
     /// Some thread opened connections of several groups.
     one_thread: bool,
 }
@@ -110,7 +114,8 @@ pub(super) fn survey(
 }
 
 /// Where the stack of an open ends before the application, the connection belongs to the place whose
-/// connections are used by the same path, if one is known.
+/// connections are used by the same path, if one is known; a spare one to the place that opened
+/// another just before.
 fn settle_nameless(places: &mut BTreeMap<Key, Vec<Member>>) {
     let mut used: BTreeMap<Key, Key> = BTreeMap::new();
     for (key, members) in places.iter().filter(|((_, _, path), _)| path.is_some()) {
@@ -118,6 +123,21 @@ fn settle_nameless(places: &mut BTreeMap<Key, Vec<Member>>) {
             used.insert((key.0, key.1.clone(), Some(path)), key.clone());
         }
     }
+    let mut opened: BTreeMap<_, Vec<(MonoNanos, PathKey)>> = BTreeMap::new();
+    for ((peer, identity, path), members) in places.iter() {
+        let Some(path) = path else { continue };
+        let opens = opened.entry((*peer, identity.clone())).or_default();
+        opens.extend(members.iter().map(|member| (member.conn.opened.at, path.clone())));
+    }
+    let beside = |peer, identity: &Option<Identity>, member: &Member| {
+        let at = member.conn.opened.at;
+        let opens = opened.get(&(peer, identity.clone()))?;
+        let opens = opens.iter().filter(|(before, _)| {
+            *before <= at && at.since(*before) <= TOGETHER && member.returned == Returned::Spare
+        });
+        let (_, path) = opens.max_by_key(|(before, _)| *before)?;
+        Some((peer, identity.clone(), Some(path.clone())))
+    };
     let nameless: Vec<_> = places.keys().filter(|(_, _, path)| path.is_none()).cloned().collect();
     for (peer, identity, _) in nameless {
         let members = places.remove(&(peer, identity.clone(), None)).unwrap_or_default();
@@ -125,7 +145,8 @@ fn settle_nameless(places: &mut BTreeMap<Key, Vec<Member>>) {
             let own = (peer, identity.clone(), None);
             let path = member.conn.use_path();
             let place = path.and_then(|path| used.get(&(peer, identity.clone(), Some(path))));
-            places.entry(place.cloned().unwrap_or(own)).or_default().push(member);
+            let place = place.cloned().or_else(|| beside(peer, &identity, &member));
+            places.entry(place.unwrap_or(own)).or_default().push(member);
         }
     }
 }
@@ -242,6 +263,7 @@ fn judge(
         return;
     }
     let alike = groups.iter().all(|group| group.len() == first.len());
+    let whose = path.clone().or_else(|| user_of(&groups));
     for member in groups.iter().flatten() {
         abandoned.insert(
             member.conn.id,
@@ -253,10 +275,22 @@ fn judge(
                 alike,
                 identified: identity.is_some(),
                 place: path.clone(),
+                whose: whose.clone(),
                 one_thread,
             },
         );
     }
+}
+
+/// The path that used each of the groups, and no other did.
+fn user_of(groups: &[Vec<Member>]) -> Option<PathKey> {
+    let used_by = |group: &Vec<Member>| -> BTreeSet<PathKey> {
+        group.iter().filter_map(|member| member.conn.use_path()).collect()
+    };
+    let mut users = groups.iter().map(used_by);
+    let first = users.next()?;
+    let path = first.iter().next().filter(|_| first.len() == 1)?.clone();
+    users.all(|user| user == first).then_some(path)
 }
 
 /// Somebody used the group, and it went back: each of it, or there are spares beside.

@@ -124,8 +124,11 @@ struct Pools<'a> {
 
 /// Whether a pool may have known this connection and passed it over.
 pub(super) fn is_candidate(process: &Process, assumed: &Assumed, conn: &Connection) -> bool {
-    // Where the pool opens although others idle, only its last words tell that one is out.
-    let told = !assumed.opens_while_idle || purpose::has_spoken(conn);
+    // Where the pool opens although others idle, only its last words tell that one is out; or that
+    // it never had one, which somebody asked for.
+    let told = !assumed.opens_while_idle
+        || purpose::has_spoken(conn)
+        || (assumed.on_demand && conn.used() == Some(false));
     told && conn.opener == process.id
         && conn.owner == process.id
         && conn.is_session()
@@ -394,8 +397,8 @@ pub(super) fn survey(
     forgive_strangers(&candidates, &mut bypassed);
     relate_nameless(&pools, &candidates, &mut bypassed);
     mark_repeated(&candidates, &mut bypassed);
-    forgive_successors(now, alive, &candidates, &mut bypassed);
     extend(process, &candidates, &mut bypassed);
+    forgive_successors(now, alive, &candidates, &mut bypassed);
     bypassed
 }
 
@@ -493,8 +496,8 @@ fn forgive_successors(
     }
     for ((peer, identity, path), group) in groups {
         let of = |conn: &&&Connection| bypassed.get(&conn.id);
-        let Some(first) = group.iter().filter_map(|conn| of(&conn)).map(|one| one.first).min()
-        else {
+        let direct = group.iter().filter_map(|conn| of(&conn)).filter(|one| !one.joined);
+        let Some(first) = direct.map(|one| one.first).min() else {
             continue;
         };
         let closed_by_now = |conn: &&Connection| {
@@ -507,11 +510,12 @@ fn forgive_successors(
         {
             continue;
         }
+        let silent = group.iter().map(|conn| conn.last_byte()).max();
         let mut survivors = alive.iter().filter(|conn| {
             conn.is_session()
                 && conn.opened.peer == peer
                 && conn.identity() == identity
-                && conn.opened.at < first
+                && Some(conn.opened.at) < silent
                 && conn.last_byte() > first
         });
         let kin = |conn: &&Connection| path.as_ref().is_some_and(|path| conn.paths.contains(path));

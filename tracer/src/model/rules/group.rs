@@ -37,7 +37,7 @@ pub(in crate::model) fn findings(
         let pool = pool_of(&case, processes.get(&process));
         let stacks = RULES[case.rule].stacks(&case.conn);
         let place = match &case.grounds {
-            Grounds::Abandoned(abandoned) => abandoned.place.clone(),
+            Grounds::Abandoned(abandoned) => abandoned.whose.clone(),
             _ => None,
         };
         let blame = place.or_else(|| blamed(&stacks).and_then(|(_, frame)| PathKey::of(frame)));

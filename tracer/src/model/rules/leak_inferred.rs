@@ -117,7 +117,7 @@ impl Weight {
             "It happened once: one silent connection is a suspect, not yet a pattern.",
         );
         doubt(
-            self.kin > 0 && self.joined == 0 && self.succeeded,
+            self.kin > 0 && self.succeeded,
             "All of them fell silent before the first of the new ones was opened, so another pool \
              for the same user and database may have taken over.",
         );

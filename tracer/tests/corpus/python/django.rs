@@ -24,7 +24,7 @@ fn either(library: Library) -> Vec<Scenario> {
         library.leak(
             "own connection never closed",
             &["pool threads=2", "leak forgotten 7", "later", "leak forgotten 1"],
-            7,
+            8,
         ),
         library.in_transaction("transaction never ended", &["leak transaction 7"], 7),
         library.in_transaction("BEGIN by hand, never ended", &["leak_alone begin 4"], 4),

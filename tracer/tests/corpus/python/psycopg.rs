@@ -2,7 +2,7 @@
 
 use super::Library;
 use crate::common::client::Kind;
-use crate::scenario::{Accusation, Scenario};
+use crate::scenario::{Accusation, OWN, Scenario};
 
 const POOL: Library =
     Library { client: "psycopg_pool", start: || Kind::PythonWith("psycopg_pool", &[]).command() };
@@ -26,21 +26,23 @@ fn pool() -> Vec<Scenario> {
         POOL.leaky(
             "never used",
             &["pool min_size=0", "leak_alone unused 7", "overlap 1"],
-            Accusation::never_used("suspected", 7).own(),
+            // A thread of the pool opens them.
+            Accusation::never_used("suspected", 7),
         ),
         POOL.leaky(
             "stream not drained",
             &["leak unread 3", "overlap 2"],
-            Accusation::leak("suspected", 3, None),
+            Accusation::leak("suspected", 3, OWN),
         ),
         POOL.leaky(
             "a new pool for each request",
             &["leak_alone pool 7", "later", "leak_alone pool 1"],
             Accusation {
                 verdict: "abandoned pool",
-                certainty: "strong",
-                count: 14,
-                function: None,
+                // Threads of each pool open its connections.
+                certainty: "suspected",
+                count: 16,
+                function: OWN,
             },
         ),
         POOL.healthy("rolled back", &["request 7 rollback", "overlap 2"]),
@@ -86,11 +88,11 @@ fn pool() -> Vec<Scenario> {
 
 fn plain() -> Vec<Scenario> {
     vec![
-        PLAIN.leak("forgotten close", &["leak forgotten 7", "overlap 2"], 7),
-        PLAIN.leak("exception before close", &["leak raise 7", "overlap 2"], 7),
+        PLAIN.leak("forgotten close", &["leak forgotten 3", "later", "leak forgotten 4"], 7),
+        PLAIN.leak("exception before close", &["leak raise 3", "later", "leak raise 4"], 7),
         PLAIN.leaky(
             "never used",
-            &["leak_alone unused 7", "overlap 1"],
+            &["leak_alone unused 7", "later", "request 1 kept"],
             Accusation::never_used("suspected", 7).own(),
         ),
         PLAIN.in_transaction("transaction never ended", &["leak transaction 7"], 7),
