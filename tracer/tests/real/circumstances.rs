@@ -10,9 +10,13 @@ use tempfile::TempDir;
 use xtask::postgres::Config;
 
 use crate::common::client::{Client, GO, Kind, NODE, leak_line, through};
+use crate::common::report::Finding;
 use crate::common::tracer::{Tracer, connleak, run};
 use crate::common::{deadline, process, server, server_with};
 use crate::{COULD_NOT_RUN, FOUND, NOTHING_FOUND};
+
+/// Idle connections stay for good, however long the tracer takes to start.
+const KEEPS_IDLE: Kind = Kind::Node(r#"{"idleTimeoutMillis":0}"#);
 
 #[test]
 fn connections_from_before_the_start_are_listed_and_later_leaks_found() {
@@ -47,8 +51,7 @@ fn connections_from_before_the_start_are_listed_and_later_leaks_found() {
 #[test]
 fn idle_connections_from_before_the_start_are_not_reported() {
     let server = server();
-    // Idle connections stay for good, however long the tracer takes to start.
-    let mut client = Client::start(Kind::Node(r#"{"idleTimeoutMillis":0}"#), &server);
+    let mut client = Client::start(KEEPS_IDLE, &server);
     client.run("burst 7");
     let tracer = Tracer::watch(&server);
     client.run("healthy 3");
@@ -57,6 +60,70 @@ fn idle_connections_from_before_the_start_are_not_reported() {
     assert!(report.accusations().is_empty(), "{:#}", report.0);
     assert_eq!(output.exit, NOTHING_FOUND);
     assert_eq!(report.connections_of(client.pid()).len(), 7, "{:#}", report.0);
+}
+
+/// Nothing is known of how the ten were taken. The eleventh is told with its line.
+#[test]
+fn after_ten_leaks_from_before_the_start_the_eleventh_has_its_stack() {
+    let server = server();
+    let mut client = Client::start(KEEPS_IDLE, &server);
+    client.run("leak forgotten 10");
+    let tracer = Tracer::watch(&server);
+    // More than a pause later somebody needs more connections than are left.
+    for command in ["leak forgotten 1", "healthy 5", "burst 3"] {
+        client.run(command);
+    }
+    let output = tracer.finish_after_silence();
+    let report = output.report();
+    let accusations = report.accusations();
+    let is_line = |finding: &&Finding<'_>| finding.function() == Some("forgottenRelease");
+    let [eleventh] = accusations.iter().filter(is_line).collect::<Vec<_>>()[..] else {
+        panic!("{:#}", report.0)
+    };
+    assert_eq!((eleventh.verdict(), eleventh.count()), ("leak", 1), "{:#}", report.0);
+    let [ten] = accusations.iter().filter(|finding| !is_line(finding)).collect::<Vec<_>>()[..]
+    else {
+        panic!("{:#}", report.0)
+    };
+    assert_eq!((ten.verdict(), ten.count()), ("leak", 10), "{:#}", report.0);
+    assert_eq!((ten.certainty(), ten.function()), ("suspected", None), "{:#}", report.0);
+    let why = ten.0["evidence"].to_string();
+    assert!(why.contains("10 of 10 existed before the watch began"), "{:#}", report.0);
+    // Who listed them sees for how long.
+    let before = report.connections_of(client.pid());
+    let taken = before.iter().filter(|connection| connection["opened_at"].is_null()).count();
+    assert!(taken >= 10, "{:#}", report.0);
+}
+
+#[test]
+fn pools_of_several_databases_and_users_do_not_speak_against_each_other() {
+    let server = server();
+    server.psql("create role shop login").expect("a role");
+    let mut client = Client::start(KEEPS_IDLE, &server);
+    let tracer = Tracer::watch(&server);
+    for command in ["burst 4", "database_burst template1 6", "user_burst shop 8"] {
+        client.run(command);
+    }
+    let output = tracer.finish_after_silence();
+    assert!(output.report().accusations().is_empty(), "{:#}", output.report().0);
+    assert_eq!(output.exit, NOTHING_FOUND);
+}
+
+#[test]
+fn a_leak_beside_pools_of_other_databases_and_users_is_of_its_own() {
+    let server = server();
+    server.psql("create role shop login").expect("a role");
+    let mut client = Client::start(KEEPS_IDLE, &server);
+    let tracer = Tracer::watch(&server);
+    for command in ["burst 4", "database_burst template1 5", "user_leak shop 7", "burst 6"] {
+        client.run(command);
+    }
+    let output = tracer.finish_after_silence();
+    let report = output.report();
+    let [leak] = report.accusations()[..] else { panic!("{:#}", report.0) };
+    assert_eq!((leak.verdict(), leak.count()), ("leak", 7), "{:#}", report.0);
+    assert_eq!(leak.function(), Some("forgottenRelease"), "{:#}", report.0);
+    assert_eq!((&leak.0["user"], &leak.0["database"]), (&"shop".into(), &"postgres".into()));
 }
 
 #[test]

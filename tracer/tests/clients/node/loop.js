@@ -169,6 +169,7 @@ module.exports = {
   leaveOutside,
   outside,
   pace,
+  repeat,
   run,
   sleep,
   versions,

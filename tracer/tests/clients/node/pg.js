@@ -11,6 +11,7 @@ const {
   leaveOutside,
   outside,
   pace,
+  repeat,
   sleep,
   versions,
 } = require('./loop');
@@ -19,13 +20,16 @@ const healthy = require('./healthy');
 
 module.exports = (given) => {
   const options = { max: 60, ...given };
-  const open = () => {
-    const pool = new Pool(options);
+  const open = (more = {}) => {
+    const pool = new Pool({ ...options, ...more });
     pool.on('error', (error) => console.log(`error idle connection: ${error.message}`));
     return pool;
   };
   const pool = open();
   const second = open();
+  // Other pools in the same process: another database, and another user. Made when first asked for.
+  const others = {};
+  const other = (where) => (others[JSON.stringify(where)] ??= open(where));
 
   return {
     versions: versions('pg'),
@@ -78,6 +82,10 @@ module.exports = (given) => {
         for (let i = 0; i < Number(count); i += 1) await leaks.newPool(open);
       },
       burst: (count) => healthy.burst(pool, Number(count)),
+      database_burst: (database, count) => healthy.burst(other({ database }), Number(count)),
+      user_burst: (user, count) => healthy.burst(other({ user }), Number(count)),
+      user_leak: (user, count) =>
+        repeat(count, () => leaks.forgottenRelease(other({ user }))),
       // So many requests one after the other, each holding a connection while somebody outside
       // answers: all of them are out when the first comes back.
       outside_burst: (count, milliseconds) =>

@@ -92,7 +92,8 @@ fn plain() -> Vec<Scenario> {
         PLAIN.leak("exception before close", &["leak raise 3", "later", "leak raise 4"], 7),
         PLAIN.leaky(
             "never used",
-            &["leak_alone unused 7", "later", "request 1 kept"],
+            // The last is used, and kept.
+            &["leak_alone unused 7", "later", "leak_alone forgotten 1"],
             Accusation::never_used("suspected", 7).own(),
         ),
         PLAIN.in_transaction("transaction never ended", &["leak transaction 7"], 7),
