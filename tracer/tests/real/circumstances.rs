@@ -101,7 +101,8 @@ fn pools_of_several_databases_and_users_do_not_speak_against_each_other() {
     server.psql("create role shop login").expect("a role");
     let mut client = Client::start(KEEPS_IDLE, &server);
     let tracer = Tracer::watch(&server);
-    for command in ["burst 4", "database_burst template1 6", "user_burst shop 8"] {
+    let grows = ["burst 1", "later", "database_burst template1 3", "later", "user_burst shop 5"];
+    for command in grows {
         client.run(command);
     }
     let output = tracer.finish_after_silence();
