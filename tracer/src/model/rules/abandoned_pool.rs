@@ -235,6 +235,7 @@ fn judge(
         })
         .map(|past| past.closed_at)
         .collect();
+    let (mut groups, reserve) = with_reserve(groups);
     groups.retain(|group| {
         let opened_at = group[0].conn.opened.at;
         let replaced = closes.iter().position(|closed_at| {
@@ -264,7 +265,7 @@ fn judge(
     }
     let alike = groups.iter().all(|group| group.len() == first.len());
     let whose = path.clone().or_else(|| user_of(&groups));
-    for member in groups.iter().flatten() {
+    for member in groups.iter().flatten().chain(&reserve) {
         abandoned.insert(
             member.conn.id,
             Abandoned {
@@ -280,6 +281,26 @@ fn judge(
             },
         );
     }
+}
+
+/// Joins spare connections with those before them: a pool may open its reserve when one of it is in
+/// use already. Where those have a reserve, the next pool was made meanwhile; then they are apart.
+fn with_reserve(groups: Vec<Vec<Member>>) -> (Vec<Vec<Member>>, Vec<Member>) {
+    let is_spare = |member: &Member| member.returned == Returned::Spare;
+    let mut joined: Vec<Vec<Member>> = Vec::new();
+    let mut reserve = Vec::new();
+    for group in groups {
+        let soon = |before: &&mut Vec<Member>| {
+            let last = before.last().map(|member| member.conn.opened.at);
+            last.is_some_and(|last| group[0].conn.opened.at.since(last) <= TOGETHER)
+        };
+        match joined.last_mut().filter(soon).filter(|_| group.iter().all(is_spare)) {
+            Some(before) if before.iter().any(is_spare) => reserve.extend(group),
+            Some(before) => before.extend(group),
+            None => joined.push(group),
+        }
+    }
+    (joined, reserve)
 }
 
 /// The path that used each of the groups, and no other did.
