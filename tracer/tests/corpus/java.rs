@@ -40,7 +40,11 @@ pub fn scenarios() -> Vec<Scenario> {
             &["leak_alone never_used 7", "overlap 2"],
             Accusation::never_used("suspected", 7),
         ),
-        leaky("held across an outside call", &["outside 7", "overlap 2"], leak("strong")),
+        leaky(
+            "held across an outside call",
+            &["outside 3", "later", "outside 4", "overlap 2"],
+            leak("strong"),
+        ),
         // The next caller goes on in the transaction: on the wire nobody can tell callers apart.
         leaky(
             "returned in a transaction",
