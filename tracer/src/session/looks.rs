@@ -62,7 +62,7 @@ impl Session {
                 },
                 Notice::Exec(pid) => {
                     self.symbolizer.forget(pid);
-                    self.ingest.forget_python(pid);
+                    self.ingest.forget_runtime(pid);
                     if wanted.contains(&pid) {
                         self.look_at_executable(pid);
                     }
@@ -74,7 +74,7 @@ impl Session {
                     self.seen.remove(&pid);
                     self.ended.insert(pid);
                     self.programs.forget(pid);
-                    self.ingest.forget_python(pid);
+                    self.ingest.forget_runtime(pid);
                 }
             }
         }
@@ -92,24 +92,25 @@ impl Session {
         }
     }
 
-    /// Looks at a program that runs or has just started: probes it, and has the frames of a Python
-    /// process copied from its first connection on.
+    /// Looks at a program that runs or has just started: probes it, and has the frames of a runtime
+    /// copied from the process's first connection on.
     pub(super) fn look_at_executable(&mut self, pid: u32) {
         self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
-        if self.proc.runtime(Pid(pid), self.programs.runtime(pid)) == Some(Runtime::Python)
+        let runtime = self.proc.runtime(Pid(pid), self.programs.runtime(pid));
+        if matches!(runtime, Some(Runtime::Python | Runtime::Node))
             && self.symbolizer.observe(pid).is_ok()
-            && !self.copy_python(pid)
+            && !self.copy_runtime(pid)
         {
-            // Its interpreter is not mapped yet: to be looked at again when it connects.
+            // The runtime is not mapped yet: to be looked at again when the process connects.
             self.symbolizer.forget(pid);
         }
     }
 
-    /// Has the interpreter's frames copied, where they are known.
-    fn copy_python(&mut self, pid: u32) -> bool {
-        let Some(layout) = self.symbolizer.python_layout(pid) else { return false };
-        if !self.ingest.copy_python(pid, layout) {
-            log::warn!("no Python frames of process {pid}: there are too many such processes");
+    /// Has the runtime's frames copied, where they are known.
+    fn copy_runtime(&mut self, pid: u32) -> bool {
+        let Some(frames) = self.symbolizer.runtime_frames(pid) else { return false };
+        if !self.ingest.copy_runtime(pid, frames) {
+            log::warn!("no frames of the runtime of process {pid}: too many such processes");
         }
         true
     }
@@ -118,7 +119,7 @@ impl Session {
     pub(super) fn look(&mut self, pid: u32) {
         // A failure is an absence: the process may be gone already, and its stacks say so.
         let _gone = self.symbolizer.observe(pid);
-        self.copy_python(pid);
+        self.copy_runtime(pid);
         let pools = self.programs.look_at_process(pid, &self.proc, self.ingest.kernel());
         // One that is just ending has nothing mapped: less than before says nothing.
         let known =

@@ -12,9 +12,11 @@ use std::rc::Rc;
 
 use super::maps::{Backing, CodeMap, Maps};
 use super::module::Module;
+use super::node::Node;
 use super::owner::{self, NativeModule, Role};
 use super::perf_map::PerfMap;
 use super::python::Python;
+use super::runtime::Runtime;
 use super::unwind::{End, Unwinder, Walk};
 use super::{Losses, RawStack};
 
@@ -44,7 +46,7 @@ pub(super) struct Process {
     pub code: Vec<Option<Code>>,
     unwinder: Option<Unwinder>,
     perf_map: Option<PerfMap>,
-    pub python: Option<Python>,
+    pub runtime: Option<Runtime>,
     /// Files that could not be opened.
     unopened: u64,
 }
@@ -65,7 +67,7 @@ impl Process {
             code: Vec::new(),
             unwinder: None,
             perf_map: None,
-            python: None,
+            runtime: None,
             unopened: 0,
         };
         process.set_maps(maps, open);
@@ -138,19 +140,25 @@ impl Process {
         self.code = code;
         self.maps = maps;
         self.unwinder = None;
-        if self.python.is_none() {
-            self.python = self.find_python();
+        if self.runtime.is_none() {
+            self.runtime = self.find_runtime();
         }
     }
 
-    /// The Python interpreter among the files.
-    fn find_python(&self) -> Option<Python> {
+    /// The runtime among the files.
+    fn find_runtime(&self) -> Option<Runtime> {
         self.code.iter().flatten().find_map(|code| {
             // Of its own, or within a program that embeds it.
             if !matches!(code.owner.role(), Role::Runtime | Role::Program) {
                 return None;
             }
-            Python::new(self.pid, code.module.python(&code.owner.name)?, code.bias?)
+            if let Some(found) = code.module.python(&code.owner.name) {
+                return Python::new(self.pid, found, code.bias?).map(Runtime::Python);
+            }
+            match code.module.node()? {
+                Ok(engine) => Node::new(self.pid, Rc::clone(engine)).map(Runtime::Node),
+                Err(reason) => Some(Runtime::Unknown(format!("no JavaScript frames: {reason}"))),
+            }
         })
     }
 

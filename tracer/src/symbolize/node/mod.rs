@@ -1,0 +1,447 @@
+//! Frames of JavaScript in a Node.js process, as copied at an event, to functions, files and lines.
+//!
+//! May import `model`, the contract, `binary` and `owner`. What a frame refers to, its function's
+//! `SharedFunctionInfo`, its bytecode and its code, outlives the call and is read from the
+//! process's memory when a stack is resolved; what was read is kept. Invariants: memory of traced
+//! processes is never trusted: every read is bounded, and an object is what its map says; a frame
+//! whose parts contradict each other is unknown, never guessed.
+
+mod engine;
+mod heap;
+mod positions;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::rc::Rc;
+
+use tracer_ebpf::node::{
+    BYTECODE_ARRAY, BYTECODE_OFFSET, FUNCTION_WORDS, MAX_STEPS, PC, TAG, TAG_MASK,
+};
+use tracer_ebpf::runtime::{END_TOO_DEEP, END_UNREADABLE, FRAME_BYTES};
+
+pub(super) use self::engine::Engine;
+use self::heap::{Heap, Memory, Object, small_integer, word};
+use self::positions::{LineCounter, Lines, Position, bytecode_offset, position};
+use super::cache::Cache;
+use super::owner;
+use crate::model::{Frame, FrameKind, Symbol};
+
+/// Half the number of functions remembered for one process, and of scripts.
+const CACHED_FUNCTIONS: usize = 2_048;
+const CACHED_SCRIPTS: usize = 256;
+/// Units of a name or path; a longer one is cut.
+const MAX_NAME: u32 = 1_024;
+/// Units of a script's text; lines beyond are not counted.
+const MAX_TEXT: u32 = 64 << 20;
+/// Bytes of a function's bytecode; longer ones have no lines in baseline code.
+const MAX_BYTECODE: usize = 1 << 20;
+/// Inlined calls within one another.
+const MAX_INLINED: usize = 64;
+/// Words of a scope among which the function's name is looked for, behind its variables.
+const SCOPE_WORDS: usize = 8;
+/// Variables of a scope; more are kept elsewhere, and one word tells where.
+const MAX_INLINE_LOCALS: usize = 75;
+
+/// What code of V8's own is called where its symbols are known.
+const BUILTINS: &str = "Builtins_";
+
+struct ProcessMemory(File);
+
+impl Memory for ProcessMemory {
+    fn read(&self, address: u64, into: &mut [u8]) -> Option<()> {
+        self.0.read_exact_at(into, address).ok()
+    }
+}
+
+/// The engine of a process.
+pub(super) struct Node(Isolates<ProcessMemory>);
+
+impl Node {
+    /// `None` when the process has ended.
+    pub fn new(pid: u32, engine: Rc<Engine>) -> Option<Self> {
+        let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
+        Some(Self(Isolates::new(ProcessMemory(memory), engine)))
+    }
+
+    /// Names the frames, each with where its code goes on, and says why the outer end is missing.
+    pub fn frames(&mut self, raw: &[[u8; FRAME_BYTES]], end: u32) -> (Vec<Called>, Option<String>) {
+        let frames = raw.iter().map(|raw| self.0.called(raw)).collect();
+        let reason = match end {
+            END_TOO_DEEP => Some(format!("more than {MAX_STEPS} calls")),
+            END_UNREADABLE => Some("a frame could not be read".to_owned()),
+            _ => None,
+        };
+        (frames, reason)
+    }
+}
+
+/// One frame of the stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Called {
+    /// Where its code goes on.
+    pub pc: u64,
+    /// Itself, and before it what was inlined into it.
+    pub frames: Vec<Frame>,
+}
+
+/// A function that was compiled.
+struct Function {
+    /// What the object referred to: another one at the same address refers elsewhere.
+    identity: [u64; 2],
+    name: String,
+    /// `None` for a function of V8's own.
+    script: Option<Rc<Script>>,
+    /// Where its definition is in the script.
+    start: Option<u32>,
+}
+
+struct Script {
+    identity: [u64; 2],
+    file: Option<String>,
+    lines: Option<Lines>,
+    /// Lines before the text.
+    first_line: u32,
+}
+
+struct Isolates<M> {
+    memory: M,
+    engine: Rc<Engine>,
+    functions: Cache<u64, Rc<Function>>,
+    scripts: Cache<u64, Rc<Script>>,
+}
+
+impl<M: Memory> Isolates<M> {
+    fn new(memory: M, engine: Rc<Engine>) -> Self {
+        let (functions, scripts) = (Cache::new(CACHED_FUNCTIONS), Cache::new(CACHED_SCRIPTS));
+        Self { memory, engine, functions, scripts }
+    }
+
+    fn heap(&self) -> Heap<'_, M> {
+        Heap { memory: &self.memory, engine: &self.engine }
+    }
+
+    fn called(&mut self, raw: &[u8; FRAME_BYTES]) -> Called {
+        let pc = word(raw, PC * 8).unwrap_or_default();
+        Called { pc, frames: self.frames(raw, pc).unwrap_or_else(|| vec![unknown()]) }
+    }
+
+    fn frames(&mut self, raw: &[u8; FRAME_BYTES], pc: u64) -> Option<Vec<Frame>> {
+        let at = |index: usize| word(raw, index * 8);
+        let shared = at(FUNCTION_WORDS + self.engine.function_shared)?;
+        let code = at(FUNCTION_WORDS + self.engine.function_code)?;
+        let (bytecode, offset) = (at(BYTECODE_ARRAY)?, at(BYTECODE_OFFSET)?);
+        let function = self.function(shared)?;
+        let own = self.bytecode_of(shared);
+        let kind = self.engine.types.bytecode;
+        let of_frame = self.heap().typed(bytecode, kind);
+        if let (Some(offset), Some(bytecode)) = (small_integer(offset), &of_frame) {
+            // Another function lives where this one's was.
+            if own.as_ref().is_some_and(|own| own.address != bytecode.address) {
+                return None;
+            }
+            // From the tagged pointer to the array.
+            let data = u64::try_from(self.engine.bytecode_data).ok()?;
+            let offset = u64::try_from(offset).ok()?.checked_sub(data - TAG)?;
+            return Some(vec![frame(&function, self.at_bytecode(bytecode, offset), false)]);
+        }
+        let compiled = self.compiled(&function, code, own.or(of_frame), pc);
+        Some(compiled.unwrap_or_else(|| vec![frame(&function, None, false)]))
+    }
+
+    /// The place of an instruction in its script.
+    fn at_bytecode(&self, bytecode: &Object, offset: u64) -> Option<u32> {
+        let table = self.heap().table(bytecode.word(self.engine.bytecode_positions)?)?;
+        position(&table, offset)?.at
+    }
+
+    /// The frames of code that was compiled, which goes on at `pc`.
+    fn compiled(
+        &mut self,
+        function: &Function,
+        code: u64,
+        bytecode: Option<Object>,
+        pc: u64,
+    ) -> Option<Vec<Frame>> {
+        let engine = Rc::clone(&self.engine);
+        let layout = engine.code.as_ref()?;
+        let code = self.heap().typed(code, engine.types.code)?;
+        let start = if layout.is_pointer {
+            code.word(layout.start)?
+        } else {
+            code.address.checked_add(layout.start as u64)?
+        };
+        let offset = pc.checked_sub(start)?;
+        // `pc` is behind a call.
+        if offset == 0 || offset > u64::from(code.half(layout.size)?) {
+            return None;
+        }
+        let kind = code.half(layout.flags)? & 15;
+        let positions = self.heap().table(code.word(layout.positions)?)?;
+        if kind == layout.baseline {
+            let bytecode = bytecode?;
+            let length = usize::try_from(small_integer(bytecode.word(8)?)?).ok()?;
+            if length > MAX_BYTECODE {
+                return None;
+            }
+            let data = bytecode.address.checked_add(engine.bytecode_data as u64)?;
+            let bytes = self.heap().bytes(data, length)?;
+            let offset = bytecode_offset(&positions, &bytes, &layout.bytecode_sizes, offset)?;
+            return Some(vec![frame(function, self.at_bytecode(&bytecode, offset), false)]);
+        }
+        if kind < layout.baseline {
+            return None;
+        }
+        let mut place = position(&positions, offset - 1)?;
+        let mut frames = Vec::new();
+        if place.inlining != 0 {
+            let data = self.heap().array(code.word(layout.deoptimization)?)?;
+            let field = |index: usize| data.get(index).copied();
+            let count = usize::try_from(small_integer(field(layout.inlined_count)?)?).ok()?;
+            let inlined = self.heap().array(field(layout.literals)?)?;
+            let inlined = inlined.get(..count)?;
+            let calls = self.heap().table(field(layout.inlinings)?)?;
+            while place.inlining != 0 {
+                if frames.len() >= MAX_INLINED {
+                    return None;
+                }
+                let at = usize::from(place.inlining - 1) * 16;
+                let index = word(&calls, at + 8)? as u32 as i32;
+                let callee = match usize::try_from(index) {
+                    // The lowest bits may say that the array does not keep it.
+                    Ok(index) => self.function((*inlined.get(index)? & !TAG_MASK) | TAG)?,
+                    Err(_negative) => return None,
+                };
+                frames.push(frame(&callee, place.at, true));
+                let next = Position::unpack(word(&calls, at)?);
+                if next.inlining >= place.inlining {
+                    return None;
+                }
+                place = next;
+            }
+        }
+        frames.push(frame(function, place.at, false));
+        Some(frames)
+    }
+
+    /// The function at an address; of a process that has ended, what is remembered.
+    fn function(&mut self, shared: u64) -> Option<Rc<Function>> {
+        let known = self.functions.get(&shared);
+        let Some(object) = self.heap().object(shared) else { return known };
+        let engine = Rc::clone(&self.engine);
+        if object.kind != engine.types.shared {
+            return None;
+        }
+        let (name, script) = (object.word(engine.shared_name)?, object.word(engine.shared_script)?);
+        let identity = [name, script];
+        if let Some(known) = known.filter(|known| known.identity == identity) {
+            return Some(known);
+        }
+        let (name, start) = self.name(name);
+        let function = Function { identity, name, script: self.script(script), start };
+        let function = Rc::new(function);
+        self.functions.insert(shared, Rc::clone(&function));
+        Some(function)
+    }
+
+    /// A function's name and where it begins, from the name alone or from what describes its scope.
+    fn name(&self, pointer: u64) -> (String, Option<u32>) {
+        let heap = self.heap();
+        let anonymous = || "(anonymous)".to_owned();
+        let Some(object) = heap.object(pointer) else { return (anonymous(), None) };
+        if heap.is_string(&object) {
+            let name = heap.string(pointer, MAX_NAME).filter(|name| !name.is_empty());
+            return (name.unwrap_or_else(anonymous), None);
+        }
+        let found = (object.kind == self.engine.types.scope).then(|| self.scope(&object)).flatten();
+        let (name, start) = found.unwrap_or_default();
+        (name.unwrap_or_else(anonymous), start)
+    }
+
+    fn scope(&self, scope: &Object) -> Option<(Option<String>, Option<u32>)> {
+        let heap = self.heap();
+        let engine = &self.engine;
+        let word_at = |index: usize| scope.word(8 + index * 8);
+        let locals = usize::try_from(small_integer(word_at(engine.scope_locals)?)?).ok()?;
+        // Names, and a word about each.
+        let variables = match locals {
+            0..MAX_INLINE_LOCALS => 2 * locals,
+            _ => locals.checked_add(1)?,
+        };
+        let first = engine.scope_first.checked_add(variables)?.checked_add(1)?.checked_mul(8)?;
+        let mut words = [0; SCOPE_WORDS * 8];
+        let from = scope.address.checked_add(u64::try_from(first).ok()?)?;
+        heap.memory
+            .read(from, &mut words)
+            .or_else(|| heap.memory.read(from, &mut words[..SCOPE_WORDS * 4]))?;
+        let words: &[[u8; 8]] = words.as_chunks().0;
+        let mut name = None;
+        let mut numbers: Vec<u32> = Vec::new();
+        let mut start = engine
+            .scope_position
+            .and_then(|index| u32::try_from(small_integer(word_at(index)?)?).ok());
+        // The name and its variable's place, the name that was inferred, start and end; each may
+        // be absent. What follows are no strings.
+        for bytes in words {
+            let word = u64::from_le_bytes(*bytes);
+            if let Some(number) = small_integer(word) {
+                numbers.push(number.cast_unsigned());
+                continue;
+            }
+            if numbers.len() >= 2 {
+                if let (None, [.., from, to]) = (start, &numbers[..])
+                    && from < to
+                {
+                    start = Some(*from);
+                }
+                break;
+            }
+            numbers.clear();
+            let Some(object) = heap.object(word) else { break };
+            if name.is_none() && heap.is_string(&object) {
+                name = heap.string(word, MAX_NAME).filter(|name| !name.is_empty());
+            }
+        }
+        Some((name, start))
+    }
+
+    /// The bytecode of a function, when it has some now.
+    fn bytecode_of(&self, shared: u64) -> Option<Object> {
+        let (heap, engine) = (self.heap(), &self.engine);
+        let types = &engine.types;
+        let mut object = heap.object(heap.object(shared)?.word(engine.shared_data)?)?;
+        for _ in 0..3 {
+            let next = match object.kind {
+                kind if kind == types.bytecode => return Some(object),
+                kind if kind == types.interpreter_data => object.word(8)?,
+                kind if kind == types.baseline_data && kind != 0 => object.word(16)?,
+                kind if kind == types.code => object.word(engine.code.as_ref()?.deoptimization)?,
+                _ => return None,
+            };
+            object = heap.object(next)?;
+        }
+        None
+    }
+
+    /// The script that a function is in.
+    fn script(&mut self, pointer: u64) -> Option<Rc<Script>> {
+        let engine = Rc::clone(&self.engine);
+        let object = self.heap().typed(pointer, engine.types.script)?;
+        let (name, source) = (object.word(engine.script_name)?, object.word(engine.script_source)?);
+        let identity = [name, source];
+        let known = self.scripts.get(&pointer).filter(|known| known.identity == identity);
+        if let Some(known) = known {
+            return Some(known);
+        }
+        let heap = self.heap();
+        let file = heap.string(name, MAX_NAME).filter(|name| !name.is_empty());
+        let script = Rc::new(Script {
+            identity,
+            file: file.map(|name| path(&name)),
+            lines: self.lines(object.word(engine.script_line_ends)?, source),
+            // Behind the name.
+            first_line: object
+                .word(engine.script_name + 8)
+                .and_then(small_integer)
+                .and_then(|line| u32::try_from(line).ok())
+                .unwrap_or_default(),
+        });
+        self.scripts.insert(pointer, Rc::clone(&script));
+        Some(script)
+    }
+
+    fn lines(&self, ends: u64, source: u64) -> Option<Lines> {
+        let heap = self.heap();
+        if let Some(ends) = heap.array(ends) {
+            let ends = ends.into_iter().map_while(small_integer);
+            return Some(Lines::from_ends(ends.map(i32::cast_unsigned)));
+        }
+        let mut counter = LineCounter::default();
+        heap.units(source, MAX_TEXT, &mut |unit| counter.push(unit))?;
+        Some(counter.lines())
+    }
+}
+
+/// The frame of a function at a place of its script; where that is not known, at its definition.
+fn frame(function: &Function, at: Option<u32>, inlined: bool) -> Frame {
+    let script = function.script.as_deref();
+    let place = script.and_then(|script| {
+        let (line, column) = script.lines.as_ref()?.of(at.or(function.start)?)?;
+        Some((line.saturating_add(script.first_line), column))
+    });
+    let file = script.and_then(|script| script.file.as_deref());
+    Frame {
+        kind: match script {
+            Some(_) => owner::script(file),
+            None => FrameKind::Runtime,
+        },
+        symbol: Some(Symbol {
+            function: owner::shortened(&function.name),
+            file: file.map(owner::shortened),
+            line: place.map(|(line, _)| line),
+            column: place.map(|(_, column)| column),
+        }),
+        module: None,
+        inlined,
+    }
+}
+
+fn unknown() -> Frame {
+    Frame { symbol: None, module: None, kind: FrameKind::Unknown, inlined: false }
+}
+
+/// The path of a script that is named by one or by a `file:` URL.
+fn path(name: &str) -> String {
+    let Some(encoded) = name.strip_prefix("file://") else { return name.to_owned() };
+    let mut bytes = Vec::with_capacity(encoded.len());
+    let mut rest = encoded.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let digits = tail.first_chunk::<2>().and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match (first, byte) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// One stack of both: JavaScript's frames are put where their code is among the native ones, whose
+/// copy may end before. `native` has the address of each frame; `is_foreign` says of an address
+/// that compiled code is there which is not V8's to make.
+pub(super) fn merge(
+    native: Vec<(u64, Frame)>,
+    called: Vec<Called>,
+    mut is_foreign: impl FnMut(u64) -> bool,
+) -> Vec<Frame> {
+    let mut called: Vec<Called> = called.into_iter().filter(|c| !is_foreign(c.pc)).collect();
+    let mut frames = Vec::new();
+    for (address, frame) in native {
+        if let Some(index) = called.iter().position(|called| called.pc == address) {
+            frames.extend(called.drain(..=index).flat_map(|called| called.frames));
+        } else if !is_engine(&frame) {
+            frames.push(frame);
+        }
+    }
+    frames.extend(called.into_iter().flat_map(|called| called.frames));
+    frames
+}
+
+/// Code that V8 made for itself, or has brought along.
+fn is_engine(frame: &Frame) -> bool {
+    match &frame.symbol {
+        None => frame.module.is_none(),
+        Some(symbol) => symbol.function.starts_with(BUILTINS),
+    }
+}
+
+/// Whether native code at an address is not V8's own, by what its frame says.
+pub(super) fn is_foreign(frame: &Frame) -> bool {
+    frame.module.is_some()
+        && frame.symbol.as_ref().is_some_and(|symbol| !symbol.function.starts_with(BUILTINS))
+}
