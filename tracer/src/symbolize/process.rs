@@ -156,7 +156,7 @@ impl Process {
                 return Python::new(self.pid, found, code.bias?).map(Runtime::Python);
             }
             match code.module.node()? {
-                Ok(engine) => Node::new(self.pid, Rc::clone(engine)).map(Runtime::Node),
+                Ok(engine) => Node::new(self.pid, Rc::clone(engine), code.bias?).map(Runtime::Node),
                 Err(reason) => Some(Runtime::Unknown(format!("no JavaScript frames: {reason}"))),
             }
         })

@@ -13,7 +13,11 @@ use crate::binary::elf::{Elf, Symbol};
 const PREFIX: &[u8] = b"v8dbg_";
 const VERSION: [&[u8]; 2] =
     [b"_ZN2v88internal7Version6major_E", b"_ZN2v88internal7Version6minor_E"];
+const DISPATCH_TABLE: &[u8] = b"_ZN2v88internal17ExternalReference25js_dispatch_table_addressEv";
 const BYTECODE_SIZES: &[u8] = b"_ZN2v88internal11interpreter9Bytecodes14kBytecodeSizesE";
+
+/// Bytes of the two instructions that lead to the table of code.
+const DISPATCH_CODE_BYTES: u64 = 14;
 
 /// Versions whose layout is known: Node.js 16 to 24.
 const KNOWN: std::ops::RangeInclusive<u32> = 9..=13;
@@ -42,6 +46,28 @@ pub(in crate::symbolize) struct Engine {
     pub scope_position: Option<usize>,
     /// Where compiled code is understood.
     pub code: Option<Code>,
+    /// Where functions have a handle of their code.
+    pub dispatch: Option<Dispatch>,
+}
+
+/// The table of code (`src/sandbox/js-dispatch-table.h`): what a word in the file points to has, at
+/// an offset, the address of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::symbolize) struct Dispatch {
+    pub group: u64,
+    pub table: u64,
+}
+
+impl Dispatch {
+    /// From the instructions of the function that returns the table: `mov rax, [rip + group]`,
+    /// `mov rax, [rax + table]`.
+    fn of(function: u64, code: &[u8]) -> Option<Self> {
+        let number = |at: usize| Some(i32::from_le_bytes(*code.get(at..)?.first_chunk()?));
+        let first = code.strip_prefix(&[0x48, 0x8b, 0x05])?.get(4..)?;
+        first.strip_prefix(&[0x48, 0x8b, 0x80])?;
+        let group = function.checked_add(7)?.checked_add_signed(i64::from(number(3)?))?;
+        Some(Self { group, table: u64::try_from(number(10)?).ok()? })
+    }
 }
 
 /// Instance types.
@@ -109,11 +135,22 @@ impl Engine {
         if !KNOWN.contains(&major) {
             return Some(Err(format!("V8 {major}.{minor} is not known")));
         }
-        let sizes = sizes.or_else(|| elf.definitions().find(|s| s.name == BYTECODE_SIZES));
+        let mut dispatch = None;
+        if sizes.is_none() {
+            for symbol in elf.definitions() {
+                match symbol.name {
+                    BYTECODE_SIZES => sizes = Some(symbol),
+                    DISPATCH_TABLE => dispatch = Some(symbol.vaddr),
+                    _ => {}
+                }
+            }
+        }
         let sizes = sizes
             .and_then(|symbol| elf.bytes(symbol.vaddr, symbol.vaddr.checked_add(symbol.size)?));
+        let dispatch = dispatch
+            .and_then(|at| Dispatch::of(at, elf.bytes(at, at.checked_add(DISPATCH_CODE_BYTES)?)?));
         let layout = Numbers { numbers: &numbers, version: (major, minor) };
-        let found = layout.engine(sizes.unwrap_or_default());
+        let found = layout.engine(sizes.unwrap_or_default(), dispatch);
         Some(found.ok_or_else(|| format!("V8 {major}.{minor} does not say where its objects are")))
     }
 }
@@ -132,7 +169,7 @@ impl Numbers<'_> {
         self.get(names).unwrap_or(otherwise)
     }
 
-    fn engine(&self, bytecode_sizes: &[u8]) -> Option<Engine> {
+    fn engine(&self, bytecode_sizes: &[u8], dispatch: Option<Dispatch>) -> Option<Engine> {
         let word = |names: &[&str]| -> Option<usize> {
             let at = self.get::<usize>(names)?.checked_sub(FUNCTION_AT as usize)?;
             (at.is_multiple_of(8) && at < FUNCTION_BYTES).then_some(at / 8)
@@ -176,6 +213,7 @@ impl Numbers<'_> {
             // V8 12.8 moved the positions to the front.
             scope_position: (self.version >= (12, 8)).then_some(scope_first.checked_sub(2)?),
             code: self.code(bytecode_sizes),
+            dispatch,
         })
     }
 

@@ -57,10 +57,11 @@ impl Memory for ProcessMemory {
 pub(super) struct Node(Isolates<ProcessMemory>);
 
 impl Node {
-    /// `None` when the process has ended.
-    pub fn new(pid: u32, engine: Rc<Engine>) -> Option<Self> {
+    /// The engine that is mapped `bias` above its file's addresses; `None` when the process has
+    /// ended.
+    pub fn new(pid: u32, engine: Rc<Engine>, bias: u64) -> Option<Self> {
         let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
-        Some(Self(Isolates::new(ProcessMemory(memory), engine)))
+        Some(Self(Isolates::new(ProcessMemory(memory), engine, bias)))
     }
 
     /// Names the frames, each with where its code goes on, and says why the outer end is missing.
@@ -106,14 +107,15 @@ struct Script {
 struct Isolates<M> {
     memory: M,
     engine: Rc<Engine>,
+    bias: u64,
     functions: Cache<u64, Rc<Function>>,
     scripts: Cache<u64, Rc<Script>>,
 }
 
 impl<M: Memory> Isolates<M> {
-    fn new(memory: M, engine: Rc<Engine>) -> Self {
+    fn new(memory: M, engine: Rc<Engine>, bias: u64) -> Self {
         let (functions, scripts) = (Cache::new(CACHED_FUNCTIONS), Cache::new(CACHED_SCRIPTS));
-        Self { memory, engine, functions, scripts }
+        Self { memory, engine, bias, functions, scripts }
     }
 
     fn heap(&self) -> Heap<'_, M> {
@@ -144,7 +146,11 @@ impl<M: Memory> Isolates<M> {
             let offset = u64::try_from(offset).ok()?.checked_sub(data - TAG)?;
             return Some(vec![frame(&function, self.at_bytecode(bytecode, offset), false)]);
         }
-        let compiled = self.compiled(&function, code, own.or(of_frame), pc);
+        // What it ran then, as far as that is known, and what it has now.
+        let code = self.code(code).into_iter().chain(self.data_of(shared));
+        let bytecode = own.or(of_frame);
+        let mut code = code.collect::<Vec<_>>().into_iter();
+        let compiled = code.find_map(|code| self.compiled(&function, &code, bytecode.as_ref(), pc));
         Some(compiled.unwrap_or_else(|| vec![frame(&function, None, false)]))
     }
 
@@ -158,13 +164,15 @@ impl<M: Memory> Isolates<M> {
     fn compiled(
         &mut self,
         function: &Function,
-        code: u64,
-        bytecode: Option<Object>,
+        code: &Object,
+        bytecode: Option<&Object>,
         pc: u64,
     ) -> Option<Vec<Frame>> {
         let engine = Rc::clone(&self.engine);
         let layout = engine.code.as_ref()?;
-        let code = self.heap().typed(code, engine.types.code)?;
+        if code.kind != engine.types.code {
+            return None;
+        }
         let start = if layout.is_pointer {
             code.word(layout.start)?
         } else {
@@ -186,7 +194,7 @@ impl<M: Memory> Isolates<M> {
             let data = bytecode.address.checked_add(engine.bytecode_data as u64)?;
             let bytes = self.heap().bytes(data, length)?;
             let offset = bytecode_offset(&positions, &bytes, &layout.bytecode_sizes, offset)?;
-            return Some(vec![frame(function, self.at_bytecode(&bytecode, offset), false)]);
+            return Some(vec![frame(function, self.at_bytecode(bytecode, offset), false)]);
         }
         if kind < layout.baseline {
             return None;
@@ -304,11 +312,32 @@ impl<M: Memory> Isolates<M> {
         Some((name, start))
     }
 
+    /// What a function's word about its code leads to.
+    fn code(&self, word: u64) -> Option<Object> {
+        let Some(dispatch) = self.engine.dispatch else { return self.heap().object(word) };
+        let at = |address: u64| {
+            let mut word = [0; 8];
+            self.memory.read(address, &mut word)?;
+            Some(u64::from_le_bytes(word))
+        };
+        let table = at(at(dispatch.group.wrapping_add(self.bias))?.checked_add(dispatch.table)?)?;
+        // The handle is the lower half; an entry is the entry point and the code.
+        let index = u64::from(word as u32 >> 8);
+        let entry = at(table.checked_add(index * 16)?.checked_add(8)?)?;
+        self.heap().object((entry >> 16) | TAG)
+    }
+
+    /// What a function was compiled to.
+    fn data_of(&self, shared: u64) -> Option<Object> {
+        let heap = self.heap();
+        heap.object(heap.object(shared)?.word(self.engine.shared_data)?)
+    }
+
     /// The bytecode of a function, when it has some now.
     fn bytecode_of(&self, shared: u64) -> Option<Object> {
         let (heap, engine) = (self.heap(), &self.engine);
         let types = &engine.types;
-        let mut object = heap.object(heap.object(shared)?.word(engine.shared_data)?)?;
+        let mut object = self.data_of(shared)?;
         for _ in 0..3 {
             let next = match object.kind {
                 kind if kind == types.bytecode => return Some(object),
