@@ -105,6 +105,8 @@ pub(in crate::symbolize) struct Code {
     pub inlined_count: usize,
     pub literals: usize,
     pub inlinings: usize,
+    /// Bytes of an exit to the deoptimizer, eager and lazy.
+    pub exit_bytes: [u64; 2],
     /// Bytes of each bytecode: as it is, wide, and extra wide.
     pub bytecode_sizes: [Vec<u8>; 3],
 }
@@ -255,6 +257,8 @@ impl Numbers<'_> {
             (13, 6) => (8, 40, true, 56, 52),
             _ => return None,
         };
+        // `src/deoptimizer/x64/deoptimizer-x64.cc`
+        let exit_bytes = if self.version < (10, 0) { [7, 8] } else { [4, 4] };
         let count = bytecode_sizes.len() / 3;
         let mut sizes = bytecode_sizes.chunks_exact(count.max(1)).map(<[u8]>::to_vec);
         Some(Code {
@@ -268,6 +272,7 @@ impl Numbers<'_> {
             inlined_count: self.or(&["DeoptimizationDataInlinedFunctionCountIndex"], 1),
             literals: self.or(&["DeoptimizationDataLiteralArrayIndex"], 2),
             inlinings: self.or(&["DeoptimizationDataInliningPositionsIndex"], 7),
+            exit_bytes,
             bytecode_sizes: std::array::from_fn(|_| sizes.next().unwrap_or_default()),
         })
     }

@@ -104,6 +104,40 @@ struct Script {
     first_line: u32,
 }
 
+/// What optimised code says of itself for the case that it has to be given up.
+struct Deoptimization(Vec<u64>);
+
+impl Deoptimization {
+    fn field(&self, index: usize) -> Option<u64> {
+        self.0.get(index).copied()
+    }
+
+    fn count(&self, index: usize) -> Option<usize> {
+        usize::try_from(small_integer(self.field(index)?)?).ok()
+    }
+
+    /// Where the call that returns to `offset` is over. Code that was given up while it waited for
+    /// a call returns to the deoptimizer: each call that can has an exit to it, in their order
+    /// behind the code, those taken at once before those taken at a return.
+    fn call(&self, layout: &engine::Code, offset: u64) -> Option<u64> {
+        // Behind the inlined calls: where the exits begin, how many there are of both kinds, and
+        // for each three words, of which the last is where its call is over.
+        let field = |index: usize| self.count(layout.inlinings + index);
+        let (exits, eager, lazy) = (field(1)?, field(2)?, field(3)?);
+        let Some(within) = offset.checked_sub(exits as u64).filter(|_| exits > 0) else {
+            return (offset > 0).then_some(offset);
+        };
+        let [eager_bytes, lazy_bytes] = layout.exit_bytes;
+        let within = within.checked_sub((eager as u64).checked_mul(eager_bytes)?)?;
+        if !within.is_multiple_of(lazy_bytes) || within / lazy_bytes >= lazy as u64 {
+            return None;
+        }
+        let entry = eager.checked_add(usize::try_from(within / lazy_bytes).ok()?)?;
+        let call = field(entry.checked_mul(3)?.checked_add(4 + 2)?)? as u64;
+        (call > 0 && call < exits as u64).then_some(call)
+    }
+}
+
 struct Isolates<M> {
     memory: M,
     engine: Rc<Engine>,
@@ -199,26 +233,21 @@ impl<M: Memory> Isolates<M> {
         if kind < layout.baseline {
             return None;
         }
-        let mut place = position(&positions, offset - 1)?;
+        let data = Deoptimization(self.heap().array(code.word(layout.deoptimization)?)?);
+        let mut place = position(&positions, data.call(layout, offset)? - 1)?;
         let mut frames = Vec::new();
         if place.inlining != 0 {
-            let data = self.heap().array(code.word(layout.deoptimization)?)?;
-            let field = |index: usize| data.get(index).copied();
-            let count = usize::try_from(small_integer(field(layout.inlined_count)?)?).ok()?;
-            let inlined = self.heap().array(field(layout.literals)?)?;
-            let inlined = inlined.get(..count)?;
-            let calls = self.heap().table(field(layout.inlinings)?)?;
+            let inlined = self.heap().array(data.field(layout.literals)?)?;
+            let inlined = inlined.get(..data.count(layout.inlined_count)?)?;
+            let calls = self.heap().table(data.field(layout.inlinings)?)?;
             while place.inlining != 0 {
                 if frames.len() >= MAX_INLINED {
                     return None;
                 }
                 let at = usize::from(place.inlining - 1) * 16;
-                let index = word(&calls, at + 8)? as u32 as i32;
-                let callee = match usize::try_from(index) {
-                    // The lowest bits may say that the array does not keep it.
-                    Ok(index) => self.function((*inlined.get(index)? & !TAG_MASK) | TAG)?,
-                    Err(_negative) => return None,
-                };
+                let index = usize::try_from(word(&calls, at + 8)? as u32 as i32).ok()?;
+                // The lowest bits may say that the array does not keep it.
+                let callee = self.function((*inlined.get(index)? & !TAG_MASK) | TAG)?;
                 frames.push(frame(&callee, place.at, true));
                 let next = Position::unpack(word(&calls, at)?);
                 if next.inlining >= place.inlining {
