@@ -62,6 +62,7 @@ impl Session {
                 },
                 Notice::Exec(pid) => {
                     self.symbolizer.forget(pid);
+                    self.programs.forget(pid);
                     self.ingest.forget_runtime(pid);
                     if wanted.contains(&pid) {
                         self.look_at_executable(pid);
@@ -88,6 +89,11 @@ impl Session {
         let due: Vec<u32> =
             self.seen.iter().filter(|(_, look)| due(look)).map(|(pid, _)| *pid).collect();
         for pid in due {
+            if self.programs.knows_scripts(pid)
+                && let Some(scripts) = self.symbolizer.scripts(pid)
+            {
+                self.programs.set_scripts(pid, scripts);
+            }
             self.look(pid);
         }
     }
@@ -113,6 +119,20 @@ impl Session {
             log::warn!("no frames of the runtime of process {pid}: too many such processes");
         }
         true
+    }
+
+    /// A stack of a process was resolved: now it may be known which scripts it has loaded, and so
+    /// which pools it uses.
+    pub(super) fn look_at_scripts(&mut self, pid: u32) {
+        if self.programs.knows_scripts(pid) {
+            return;
+        }
+        if let Some(scripts) = self.symbolizer.scripts(pid) {
+            self.programs.set_scripts(pid, scripts);
+            // Fewer pools than before, for now it is known which are not used.
+            self.seen.remove(&pid);
+            self.look(pid);
+        }
     }
 
     /// Looks at a process that has connections: who it is, what can be probed, what its code is.

@@ -24,7 +24,7 @@ mod python;
 mod runtime;
 mod unwind;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -244,6 +244,13 @@ impl Symbolizer {
     #[must_use]
     pub fn runtime_frames(&self, pid: u32) -> Option<RuntimeFrames> {
         self.processes.get(&pid)?.process.runtime.as_ref()?.frames()
+    }
+
+    /// The paths of the scripts that a process's runtime has loaded; `None` where that is not
+    /// known, or not yet: it takes a stack of the process that was resolved.
+    #[must_use]
+    pub fn scripts(&self, pid: u32) -> Option<BTreeSet<String>> {
+        self.processes.get(&pid)?.process.scripts()
     }
 
     /// Closes files that no process uses, down to [`MAX_IDLE_MODULES`].

@@ -3,6 +3,7 @@
 //! May import `std` and this module's files. Invariants: what was read stays usable after the
 //! process has ended; a refresh never mixes two processes that had the same pid.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::io::Read as _;
@@ -222,6 +223,13 @@ impl Process {
                 self.unwinder = None;
             }
         }
+    }
+
+    /// The paths of the scripts that its runtime has loaded, where that can be known by now.
+    pub fn scripts(&self) -> Option<BTreeSet<String>> {
+        let Some(Runtime::Node(node)) = &self.runtime else { return None };
+        let text = read(&format!("/proc/{}/maps", self.pid), MAX_MAPS_BYTES).ok()?;
+        node.scripts(Maps::parse(&text).writable())
     }
 
     /// The names that the process wrote down for the code it made.

@@ -46,7 +46,7 @@ fn are_recognised(kind: Kind, commands: &[&str], reported: &[[&str; 3]], probed:
 #[test]
 fn pg_pool_is_loaded_where_the_perf_map_names_it() {
     let pool = ["pg-pool", "loaded", "functions of it are in the perf map"];
-    are_recognised(NODE, &["healthy 3"], &[pool], &[pool]);
+    are_recognised(Kind::NodeWithPerfMap, &["healthy 3"], &[pool], &[pool]);
 }
 
 #[test]

@@ -83,7 +83,6 @@ pub(in crate::symbolize) struct Types {
     pub interpreter_data: u16,
     /// Zero, as the following, where a version has none.
     pub baseline_data: u16,
-    pub fixed_array: u16,
     pub byte_arrays: [u16; 2],
     pub pointer_arrays: [u16; 6],
 }
@@ -230,7 +229,6 @@ impl Numbers<'_> {
             code: self.get(&["type_Code__CODE_TYPE"])?,
             interpreter_data: self.get(&["type_InterpreterData__INTERPRETER_DATA_TYPE"])?,
             baseline_data: or_none("type_BaselineData__BASELINE_DATA_TYPE"),
-            fixed_array: self.get(&["type_FixedArray__FIXED_ARRAY_TYPE"])?,
             byte_arrays: [
                 self.get(&["type_ByteArray__BYTE_ARRAY_TYPE"])?,
                 or_none("type_TrustedByteArray__TRUSTED_BYTE_ARRAY_TYPE"),

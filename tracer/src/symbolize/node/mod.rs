@@ -9,8 +9,11 @@
 mod engine;
 mod heap;
 mod positions;
+mod scripts;
 
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 
@@ -73,6 +76,11 @@ impl Node {
             _ => None,
         };
         (frames, reason)
+    }
+
+    /// The paths of the scripts that are loaded; `None` before one is known by a stack.
+    pub fn scripts(&self, writable: &[Range<u64>]) -> Option<BTreeSet<String>> {
+        Some(scripts::paths(&self.0.memory, &self.0.engine, self.0.known_script?, writable))
     }
 }
 
@@ -144,12 +152,13 @@ struct Isolates<M> {
     bias: u64,
     functions: Cache<u64, Rc<Function>>,
     scripts: Cache<u64, Rc<Script>>,
+    known_script: Option<scripts::Known>,
 }
 
 impl<M: Memory> Isolates<M> {
     fn new(memory: M, engine: Rc<Engine>, bias: u64) -> Self {
         let (functions, scripts) = (Cache::new(CACHED_FUNCTIONS), Cache::new(CACHED_SCRIPTS));
-        Self { memory, engine, bias, functions, scripts }
+        Self { memory, engine, bias, functions, scripts, known_script: None }
     }
 
     fn heap(&self) -> Heap<'_, M> {
@@ -384,6 +393,8 @@ impl<M: Memory> Isolates<M> {
     fn script(&mut self, pointer: u64) -> Option<Rc<Script>> {
         let engine = Rc::clone(&self.engine);
         let object = self.heap().typed(pointer, engine.types.script)?;
+        self.known_script =
+            object.word(0).map(|map| scripts::Known { address: object.address, map });
         let (name, source) = (object.word(engine.script_name)?, object.word(engine.script_source)?);
         let identity = [name, source];
         let known = self.scripts.get(&pointer).filter(|known| known.identity == identity);
@@ -502,4 +513,288 @@ fn is_engine(frame: &Frame) -> bool {
 pub(super) fn is_foreign(frame: &Frame) -> bool {
     frame.module.is_some()
         && frame.symbol.as_ref().is_some_and(|symbol| !symbol.function.starts_with(BUILTINS))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::engine::{Code, Types};
+    use super::*;
+
+    const BASE: u64 = 0x1_0000;
+
+    /// Some bytes, the rest is not there.
+    struct Bytes(Vec<u8>);
+
+    impl Memory for Bytes {
+        fn read(&self, address: u64, into: &mut [u8]) -> Option<()> {
+            let start = usize::try_from(address.checked_sub(BASE)?).ok()?;
+            let bytes = self.0.get(start..start.checked_add(into.len())?)?;
+            into.copy_from_slice(bytes);
+            Some(())
+        }
+    }
+
+    /// V8 11.3, in Node.js 20.
+    fn engine() -> Engine {
+        Engine {
+            type_at: 12,
+            types: Types {
+                first_non_string: 128,
+                shared: 262,
+                script: 167,
+                scope: 261,
+                bytecode: 191,
+                code: 245,
+                interpreter_data: 159,
+                baseline_data: 0,
+                byte_arrays: [190, 0],
+                pointer_arrays: [175, 240, 0, 0, 0, 0],
+            },
+            function_shared: 0,
+            function_code: 3,
+            shared_name: 16,
+            shared_data: 8,
+            shared_script: 32,
+            script_name: 16,
+            script_source: 8,
+            script_line_ends: 56,
+            bytecode_positions: 32,
+            bytecode_data: 54,
+            scope_locals: 2,
+            scope_first: 3,
+            scope_position: None,
+            code: Some(Code {
+                deoptimization: 16,
+                positions: 24,
+                start: 40,
+                is_pointer: true,
+                size: 56,
+                flags: 48,
+                baseline: 11,
+                inlined_count: 1,
+                literals: 2,
+                inlinings: 7,
+                exit_bytes: [4, 4],
+                bytecode_sizes: [vec![2; 190], vec![3; 190], vec![5; 190]],
+            }),
+            dispatch: None,
+        }
+    }
+
+    /// A heap that is written object by object.
+    #[derive(Default)]
+    struct Writer(Vec<u8>);
+
+    impl Writer {
+        /// Writes an object of a type, from its map on, and gives the pointer to it.
+        fn object(&mut self, kind: u16, rest: &[u8]) -> u64 {
+            let map = self.raw(&[&[0; 12][..], &kind.to_le_bytes()].concat());
+            self.raw(&[&(map | TAG).to_le_bytes()[..], rest].concat()) | TAG
+        }
+
+        fn words(&mut self, kind: u16, rest: &[u64]) -> u64 {
+            let bytes: Vec<u8> = rest.iter().flat_map(|word| word.to_le_bytes()).collect();
+            self.object(kind, &bytes)
+        }
+
+        fn string(&mut self, text: &str) -> u64 {
+            // A hash, the length, and the characters, of one byte each.
+            let length = (text.len() as u32).to_le_bytes();
+            self.object(ONE_BYTE, &[&[0; 4][..], &length, text.as_bytes()].concat())
+        }
+
+        fn bytes(&mut self, bytes: &[u8]) -> u64 {
+            self.object(190, &[&small(bytes.len() as i32).to_le_bytes()[..], bytes].concat())
+        }
+
+        fn raw(&mut self, bytes: &[u8]) -> u64 {
+            let at = BASE + self.0.len() as u64;
+            self.0.extend(bytes);
+            let end = self.0.len().next_multiple_of(8);
+            self.0.resize(end, 0);
+            at
+        }
+    }
+
+    const ONE_BYTE: u16 = 8;
+
+    fn small(number: i32) -> u64 {
+        u64::from(number.cast_unsigned()) << 32
+    }
+
+    /// A function of three lines whose bytecode calls at 0 in its second and at 5 in its third.
+    struct Sample {
+        writer: Writer,
+        shared: u64,
+        bytecode: u64,
+    }
+
+    fn sample(name: &str) -> Sample {
+        let mut writer = Writer::default();
+        let name = writer.string(name);
+        // Flags, parameters, locals, the name and its place, start and end.
+        let scope = writer.words(261, &[0, 0, 0, name, small(-1), small(8), small(40)]);
+        let source = writer.string("// first\nasync function f() {\n  g();\n}\n");
+        let file = writer.string("file:///srv/a%20b.mjs");
+        let script = writer.words(167, &[source, file, 0, 0, 0, 0, small(0)]);
+        // Offset 0 at 10, and 5 bytes on at 30, as differences: doubled for the sign, and places doubled
+        // before, from one.
+        let positions = writer.bytes(&[2, 44, 10, 80]);
+        let mut array = Vec::new();
+        for word in [small(12), 0, 0, positions] {
+            array.extend(word.to_le_bytes());
+        }
+        array.resize(54 + 12 - 8, 0);
+        let bytecode = writer.object(191, &array);
+        let shared = writer.words(262, &[bytecode, scope, 0, script]);
+        // Objects are read with what follows them.
+        writer.raw(&[0; 256]);
+        Sample { writer, shared, bytecode }
+    }
+
+    fn raw(words: [(usize, u64); 5]) -> [u8; FRAME_BYTES] {
+        let mut raw = [0; FRAME_BYTES];
+        for (index, word) in words {
+            raw[index * 8..][..8].copy_from_slice(&word.to_le_bytes());
+        }
+        raw
+    }
+
+    fn resolve(sample: Sample, offset: u64, shared: u64) -> Vec<Frame> {
+        let Sample { writer, bytecode, .. } = sample;
+        let mut node = Isolates::new(Bytes(writer.0), Rc::new(engine()), 0);
+        let raw = raw([
+            (BYTECODE_OFFSET, offset),
+            (BYTECODE_ARRAY, bytecode),
+            (FUNCTION_WORDS, shared),
+            (FUNCTION_WORDS + 3, 0),
+            (PC, 0x1234),
+        ]);
+        let called = node.called(&raw);
+        assert_eq!(called.pc, 0x1234);
+        called.frames
+    }
+
+    #[test]
+    fn an_interpreted_frame_is_at_the_line_of_its_call() {
+        for (offset, line, column) in [(0, 2, 2), (4, 2, 2), (5, 3, 1), (11, 3, 1)] {
+            let sample = sample("f");
+            let shared = sample.shared;
+            let frames = resolve(sample, small(offset + 53), shared);
+            let symbol = Symbol {
+                function: "f".to_owned(),
+                file: Some("/srv/a b.mjs".to_owned()),
+                line: Some(line),
+                column: Some(column),
+            };
+            let kind = FrameKind::App;
+            let frame = Frame { symbol: Some(symbol), module: None, kind, inlined: false };
+            assert_eq!(frames, [frame], "at {offset}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_says_no_place_is_at_its_definition() {
+        let sample = sample("");
+        let shared = sample.shared;
+        let frames = resolve(sample, 0x55, shared);
+        let symbol = frames[0].symbol.as_ref().unwrap();
+        assert_eq!((symbol.function.as_str(), symbol.line), ("(anonymous)", Some(1)));
+    }
+
+    #[test]
+    fn a_function_whose_bytecode_is_not_the_frames_is_unknown() {
+        let mut sample = sample("f");
+        let other = sample.writer.object(191, &[0; 64]);
+        let word = BASE as usize;
+        let at = (sample.shared & !TAG_MASK) as usize - word + 8;
+        sample.writer.0[at..at + 8].copy_from_slice(&other.to_le_bytes());
+        sample.writer.raw(&[0; 256]);
+        let shared = sample.shared;
+        assert_eq!(resolve(sample, small(53), shared), [unknown()]);
+    }
+
+    #[test]
+    fn what_is_no_function_is_unknown() {
+        for shared in [0, TAG, BASE | TAG, u64::MAX, u64::MAX - 2] {
+            assert_eq!(resolve(sample("f"), small(53), shared), [unknown()], "{shared:#x}");
+        }
+    }
+
+    #[test]
+    fn javascript_is_put_where_its_code_is_among_native_frames() {
+        let native = |name: &str| Frame {
+            symbol: Some(Symbol {
+                function: name.to_owned(),
+                file: None,
+                line: None,
+                column: None,
+            }),
+            module: Some("node".to_owned()),
+            kind: FrameKind::Runtime,
+            inlined: false,
+        };
+        let called = |pc, names: &[&str]| Called {
+            pc,
+            frames: names.iter().map(|name| native(name)).collect(),
+        };
+        let stack = vec![
+            (1, native("write")),
+            (2, native("Builtins_CEntry")),
+            (7, native("Builtins_InterpreterEntryTrampoline")),
+            (7, native("Builtins_InterpreterEntryTrampoline")),
+            (3, unknown()),
+            (4, native("Invoke")),
+        ];
+        let javascript = vec![
+            called(7, &["inlined", "f"]),
+            called(9, &["foreign"]),
+            called(7, &["g"]),
+            called(8, &["h"]),
+        ];
+        let merged = merge(stack, javascript, |pc| pc == 9);
+        let names: Vec<_> =
+            merged.iter().map(|frame| frame.symbol.as_ref().unwrap().function.as_str()).collect();
+        assert_eq!(names, ["write", "inlined", "f", "g", "Invoke", "h"]);
+    }
+
+    #[test]
+    fn urls_and_paths_of_scripts_are_paths() {
+        for (name, expected) in [
+            ("/srv/100%.js", "/srv/100%.js"),
+            ("file:///srv/a.mjs", "/srv/a.mjs"),
+            ("file:///srv/gr%C3%B6%C3%9Fe%zz%4", "/srv/größe%zz%4"),
+            ("node:net", "node:net"),
+        ] {
+            assert_eq!(path(name), expected);
+        }
+    }
+
+    /// Words that lead somewhere in a heap of a few kilobytes, and types that mean something.
+    fn word_of_a_heap() -> impl Strategy<Value = u64> {
+        let kind = prop::sample::select(vec![262_u64, 261, 167, 191, 245, 190, 175, 8, 1, 2, 3, 5]);
+        prop_oneof![
+            8 => (0_u64..512).prop_map(|word| (BASE + 8 * word) | TAG),
+            // Where a map has its type.
+            4 => kind.prop_map(|kind| kind << 32),
+            2 => (0_i32..64).prop_map(small),
+            1 => any::<u64>(),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_memory_gives_bounded_frames(
+            memory in prop::collection::vec(word_of_a_heap(), 512),
+            raw in prop::collection::vec(word_of_a_heap(), FRAME_BYTES / 8),
+        ) {
+            let bytes = memory.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let mut node = Isolates::new(Bytes(bytes), Rc::new(engine()), 0);
+            let raw: Vec<u8> = raw.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let called = node.called(raw.first_chunk().unwrap());
+            prop_assert!((1..=MAX_INLINED + 1).contains(&called.frames.len()));
+        }
+    }
 }
