@@ -148,7 +148,7 @@ impl Process {
 
     /// The runtime among the files.
     fn find_runtime(&self) -> Option<Runtime> {
-        self.code.iter().flatten().find_map(|code| {
+        let found = self.code.iter().flatten().find_map(|code| {
             // Of its own, or within a program that embeds it.
             if !matches!(code.owner.role(), Role::Runtime | Role::Program) {
                 return None;
@@ -160,6 +160,13 @@ impl Process {
                 Ok(engine) => Node::new(self.pid, Rc::clone(engine), code.bias?).map(Runtime::Node),
                 Err(reason) => Some(Runtime::Unknown(format!("no JavaScript frames: {reason}"))),
             }
+        });
+        let mut files = self.code.iter().flatten().map(|code| code.owner.name.as_str());
+        found.or_else(|| {
+            files.any(|name| matches!(name, "node" | "nodejs")).then(|| {
+                let reason = "no JavaScript frames: this build of V8 does not say where they are";
+                Runtime::Unknown(reason.to_owned())
+            })
         })
     }
 

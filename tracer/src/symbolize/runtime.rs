@@ -5,6 +5,7 @@
 //! file, and names copied frames; nothing else of the tracer knows what is in them.
 
 use tracer_ebpf::python::Layout;
+use tracer_ebpf::runtime::END_UNREADABLE;
 
 use super::node::{self, Node};
 use super::python::{self, Python};
@@ -47,6 +48,10 @@ impl Runtime {
         mut native_at: impl FnMut(u64) -> Option<Frame>,
     ) -> Resolved {
         match self {
+            // No runtime was called, or it was not found.
+            Self::Node(_) if raw.runtime.is_empty() && raw.runtime_end == END_UNREADABLE => {
+                unless_named(native, "no JavaScript frames: there are no frame pointers")
+            }
             Self::Python(_) | Self::Node(_) if raw.runtime.is_empty() => native,
             Self::Python(python) => {
                 let (frames, truncated) = python.frames(&raw.runtime, raw.runtime_end);
@@ -61,13 +66,15 @@ impl Runtime {
                 });
                 Resolved { stack: Stack { frames, truncated }, cut: false }
             }
-            Self::Unknown(reason) => {
-                let mut native = native;
-                if native.stack.frames.iter().all(|frame| frame.kind != FrameKind::App) {
-                    native.stack.truncated = Some(reason.clone());
-                }
-                native
-            }
+            Self::Unknown(reason) => unless_named(native, reason),
         }
     }
+}
+
+/// Says why there are no frames of the runtime, unless there are some, by a perf map.
+fn unless_named(mut native: Resolved, reason: &str) -> Resolved {
+    if native.stack.frames.iter().all(|frame| frame.kind != FrameKind::App) {
+        native.stack.truncated = Some(reason.to_owned());
+    }
+    native
 }

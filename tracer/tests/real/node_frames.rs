@@ -3,26 +3,34 @@
 
 use crate::common::client::{Kind, leak_line_in};
 use crate::common::report::Report;
-use crate::{Expected, is_found, stays_silent, watch};
+use crate::{FOUND, NOTHING_FOUND, watch};
 
 const NODE_20: Kind = Kind::NodeAt(20, "frames");
 const NODE_24: Kind = Kind::NodeAt(24, "frames");
 const SOURCE: &str = "node/frames.js";
 
-/// Seven leaks of this shape, by this function at the marked line.
-fn of<'a>(function: &'a str, source: &'a str, shape: &str) -> Expected<'a> {
-    Expected {
-        verdict: "leak",
-        certainty: "strong",
-        count: 7,
-        function: Some(function),
-        file: Some((source, Some(leak_line_in(source, shape)))),
-        connections: 8,
-    }
+/// Seven leaks of this shape are found: by this function at the marked line.
+fn is_found(node: Kind, commands: &[&str], function: &str, source: &str, shape: &str) {
+    let seen = watch(node, commands);
+    let whole = &seen.report.0;
+    let finding = seen.report.only_accusation();
+    let said = (finding.verdict(), finding.certainty(), finding.count());
+    assert_eq!(said, ("leak", "strong", 7), "{whole:#}");
+    assert_eq!(finding.function(), Some(function), "{whole:#}");
+    let file = finding.file().unwrap_or_default();
+    assert!(file.ends_with(source), "{file} is not {source}: {whole:#}");
+    assert_eq!(finding.line(), Some(leak_line_in(source, shape)), "{whole:#}");
+    assert_eq!(seen.exit, FOUND);
+}
+
+fn stays_silent(node: Kind, commands: &[&str]) {
+    let seen = watch(node, commands);
+    assert!(seen.report.accusations().is_empty(), "{:#}", seen.report.0);
+    assert_eq!(seen.exit, NOTHING_FOUND);
 }
 
 fn recursive(node: Kind) {
-    is_found(node, &["leak recursive 7"], &of("descend", SOURCE, "recursive"));
+    is_found(node, &["leak recursive 7"], "descend", SOURCE, "recursive");
 }
 
 #[test]
@@ -36,7 +44,7 @@ fn a_function_that_calls_itself_is_found_on_another_version() {
 }
 
 fn compiled(node: Kind) {
-    is_found(node, &["warm 5000", "leak hot 7"], &of("send", SOURCE, "hot"));
+    is_found(node, &["warm 5000", "leak hot 7"], "send", SOURCE, "hot");
 }
 
 #[test]
@@ -52,22 +60,22 @@ fn a_function_that_was_compiled_is_found_at_the_line_of_its_call_on_another_vers
 #[test]
 fn a_function_that_is_made_for_one_request_is_found_after_collections() {
     let commands = ["leak closures 7", "collect 3"];
-    is_found(NODE_20, &commands, &of("now", SOURCE, "closures"));
+    is_found(NODE_20, &commands, "now", SOURCE, "closures");
 }
 
 #[test]
 fn names_that_are_not_ascii_are_shown_as_they_are_written() {
-    is_found(NODE_24, &["leak named 7"], &of("läckt", "node/größe/läck.js", "named"));
+    is_found(NODE_24, &["leak named 7"], "läckt", "node/größe/läck.js", "named");
 }
 
 #[test]
 fn a_function_of_a_module_is_found_by_its_path() {
-    is_found(NODE_20, &["leak module 7"], &of("leakedByModule", "node/module.mjs", "module"));
+    is_found(NODE_20, &["leak module 7"], "leakedByModule", "node/module.mjs", "module");
 }
 
 #[test]
 fn a_function_of_a_worker_thread_is_found() {
-    is_found(NODE_20, &["leak worker 7"], &of("leakedByWorker", "node/worker.js", "worker"));
+    is_found(NODE_20, &["leak worker 7"], "leakedByWorker", "node/worker.js", "worker");
 }
 
 #[test]
@@ -92,36 +100,25 @@ fn are_both_found(report: &Report) {
 
 #[test]
 fn compiled_functions_that_release_are_not_reported() {
-    stays_silent(NODE_20, &["warm 5000", "hot 7"], 1);
-    stays_silent(NODE_24, &["warm 5000", "hot 7"], 1);
+    stays_silent(NODE_20, &["warm 5000", "hot 7"]);
+    stays_silent(NODE_24, &["warm 5000", "hot 7"]);
 }
 
 #[test]
 fn a_worker_that_releases_is_not_reported() {
-    stays_silent(NODE_24, &["worker 7"], 1);
+    stays_silent(NODE_24, &["worker 7"]);
 }
 
 #[test]
 fn what_the_event_loop_sends_is_nobodys() {
-    let node = Kind::NodeAt(24, "postgres");
-    is_found(
-        node,
-        &["leak forgotten 7"],
-        &Expected { function: None, file: None, ..of("", SOURCE, "hot") },
-    );
-    let report = watch(node, &["leak forgotten 7"]).report;
-    assert_eq!(report.only_accusation().function(), None, "{:#}", report.0);
+    let report = watch(Kind::NodeAt(24, "postgres"), &["leak forgotten 7"]).report;
+    let finding = report.only_accusation();
+    assert_eq!((finding.verdict(), finding.count()), ("leak", 7), "{:#}", report.0);
+    assert_eq!(finding.function(), None, "{:#}", report.0);
 }
 
 #[test]
 fn a_perf_map_changes_nothing() {
-    let line = leak_line_in("node/leaks.js", "forgotten");
-    is_found(
-        Kind::NodeWithPerfMap,
-        &["leak forgotten 7"],
-        &Expected {
-            file: Some(("node/leaks.js", Some(line))),
-            ..of("forgottenRelease", SOURCE, "hot")
-        },
-    );
+    let (function, source) = ("forgottenRelease", "node/leaks.js");
+    is_found(Kind::NodeWithPerfMap, &["leak forgotten 7"], function, source, "forgotten");
 }
