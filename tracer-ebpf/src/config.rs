@@ -87,6 +87,9 @@ pub struct Process {
     pub flags: u32,
     /// Index into [`CLASS_BYTES`](crate::stack::CLASS_BYTES): bytes copied per stack.
     pub stack_class: u32,
+    /// Whose frames are copied with a stack of the runtimes' class: a constant of
+    /// [`runtime`](crate::runtime).
+    pub runtime: u32,
 }
 
 /// The process is a target: its connections and probes are recorded.

@@ -17,6 +17,7 @@ mod bpf {
     pub mod count;
     pub mod maps;
     pub mod memory;
+    pub mod node;
     pub mod pools;
     pub mod processes;
     pub mod python;

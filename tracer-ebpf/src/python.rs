@@ -2,14 +2,9 @@
 //!
 //! May import nothing. Since Python 3.11 calls between Python functions are no calls of the native
 //! stack, and an interpreter frame is used again as soon as its function returns, so frames are
-//! copied at the event. What is in them is for user space to say: here only the chain is followed.
+//! copied at the event, as many bytes of each as tell its code and its instruction in every version.
+//! What is in them is for user space to say: here only the chain is followed.
 //! Sources: CPython's `Include/internal/pycore_frame.h`, `Include/cpython/pystate.h`.
-
-/// Bytes copied of each frame: all that tells its code and its instruction, in every version.
-pub const FRAME_BYTES: usize = 112;
-
-/// Frames copied, innermost first.
-pub const MAX_FRAMES: usize = 64;
 
 /// Threads among which the current one is looked for.
 pub const MAX_THREADS: usize = 64;
@@ -35,20 +30,9 @@ pub struct Layout {
     pub frame: u32,
     /// `_PyCFrame.current_frame`, or [`NO_CFRAME`].
     pub cframe: u32,
-    /// The frame's pointer to its caller: below [`FRAME_BYTES`].
+    /// The frame's pointer to its caller: below [`FRAME_BYTES`](crate::runtime::FRAME_BYTES).
     pub back: u32,
     pub _pad: u32,
 }
 
 const _: () = assert!(size_of::<Layout>() == 40);
-
-/// How a copied chain ended; zero: none was copied.
-pub const END_NONE: u32 = 0;
-/// At the thread's outermost frame.
-pub const END_WHOLE: u32 = 1;
-/// After [`MAX_FRAMES`].
-pub const END_TOO_DEEP: u32 = 2;
-/// At a frame that could not be read.
-pub const END_UNREADABLE: u32 = 3;
-/// The interpreter does not know the thread, or has more than [`MAX_THREADS`].
-pub const END_NO_THREAD: u32 = 4;

@@ -1,12 +1,12 @@
 //! Stack slots: registers and raw stack bytes copied at an event.
 //!
-//! May import [`limits`](crate::limits) and [`python`]. Invariants: a slot is rewritten in place; `seq` is odd
+//! May import [`limits`](crate::limits) and [`runtime`]. Invariants: a slot is rewritten in place; `seq` is odd
 //! while it is written, so a reader copies, compares `seq` before and after, and retries. A slot
 //! belongs to one connection and one kind until user space, which has understood it or seen the
 //! connection's end, returns it to its class's free list.
 
 use crate::limits::MAX_FIXUPS;
-use crate::python;
+use crate::runtime;
 
 /// Bytes of stack in a slot of each class. A process starts in class 0 and is moved up by user
 /// space, to [`LARGEST_CLASS`] at the most, when its unwinds end before the application's frames.
@@ -15,15 +15,15 @@ pub const STACK_BYTES: [u32; 4] = [4 << 10, 16 << 10, 48 << 10, 4 << 10];
 /// The class with the most bytes.
 pub const LARGEST_CLASS: u32 = 2;
 
-/// The class of Python processes: the interpreter's frames follow the bytes of the stack.
-pub const PYTHON_CLASS: u32 = 3;
+/// The class of processes whose runtime's frames are copied: they follow the bytes of the stack.
+pub const RUNTIME_CLASS: u32 = 3;
 
 /// Bytes of a slot of each class after its header.
 pub const CLASS_BYTES: [u32; 4] = [
     STACK_BYTES[0],
     STACK_BYTES[1],
     STACK_BYTES[2],
-    STACK_BYTES[3] + (python::MAX_FRAMES * python::FRAME_BYTES) as u32,
+    STACK_BYTES[3] + (runtime::MAX_FRAMES * runtime::FRAME_BYTES) as u32,
 ];
 
 /// Slots of each class (16, 8, 3 and 11 MiB). When none is free the event keeps no stack and
@@ -72,9 +72,9 @@ pub struct StackHeader {
     pub fixup_count: u32,
     /// Pending uretprobes: (address of the stack slot, the return address it held).
     pub fixups: [[u64; 2]; MAX_FIXUPS],
-    /// Frames of the Python interpreter in the slot, and how they end (`END_` constants).
-    pub python_frames: u32,
-    pub python_end: u32,
+    /// Frames of the runtime in the slot, and how they end (`END_` constants).
+    pub runtime_frames: u32,
+    pub runtime_end: u32,
     pub _reserved: [u8; 48],
 }
 

@@ -57,8 +57,41 @@ pub fn older_python_packages() -> PathBuf {
 /// # Errors
 /// When npm fails or a file cannot be written.
 pub fn install_node() -> Result<bool> {
-    let pins = ["package.json", "package-lock.json"].map(|name| sources().join("node").join(name));
-    install(&node_dir(), &pins, |dir| {
+    install_packages("node")
+}
+
+/// The same for another version of Node.js, which the tests run.
+///
+/// # Errors
+/// As [`install_node`].
+pub fn install_newer_node() -> Result<bool> {
+    install_packages("node-24")
+}
+
+/// The same for the other versions, which only the whole corpus runs.
+///
+/// # Errors
+/// As [`install_node`].
+pub fn install_older_nodes() -> Result<bool> {
+    install_packages("node-older")
+}
+
+/// The program of a version of Node.js; 20 is the system's.
+#[must_use]
+pub fn node(major: u8) -> PathBuf {
+    let directory = match major {
+        20 => return PathBuf::from("node"),
+        24 => "node-24",
+        _ => "node-older",
+    };
+    let package = format!("clients/{directory}/node_modules/node-{major}");
+    workspace::target().join(package).join("bin/node")
+}
+
+fn install_packages(directory: &str) -> Result<bool> {
+    let pins =
+        ["package.json", "package-lock.json"].map(|name| sources().join(directory).join(name));
+    install(&workspace::target().join("clients").join(directory), &pins, |dir| {
         for pin in &pins {
             if let Some(name) = pin.file_name() {
                 fs::copy(pin, dir.join(name))

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::{fs, thread};
+use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -54,7 +54,6 @@ pub fn run(options: &Options) -> Result<()> {
     let _billing =
         Service::start(&mut Command::new(clients::go_dir().join("billing")), &server, dir.path())?;
     let mut orders = Command::new("node");
-    orders.args(["--perf-basic-prof", "--interpreted-frames-native-stack"]);
     orders.arg(workspace::root().join("demo/orders-node/service.js"));
     orders.env("NODE_PATH", clients::node_modules());
     let _orders = Service::start(&mut orders, &server, dir.path())?;
@@ -73,7 +72,7 @@ struct Service(Child);
 impl Service {
     /// Starts it and waits for its `ready`.
     fn start(command: &mut Command, server: &Server, dir: &Path) -> Result<Self> {
-        // V8 leaves a log in its directory. A process group of its own, for Ctrl-C is not for it.
+        // A process group of its own, for Ctrl-C is not for it.
         command.envs(server.environment()).current_dir(dir).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let child =
@@ -94,7 +93,5 @@ impl Drop for Service {
     fn drop(&mut self) {
         drop(self.0.kill());
         drop(self.0.wait());
-        // Node's perf map is named after the process, so this one is nobody else's.
-        drop(fs::remove_file(format!("/tmp/perf-{}.map", self.0.id())));
     }
 }

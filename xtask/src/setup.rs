@@ -174,6 +174,12 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
         clients::build_go()?;
         clients::build_c()?;
     }
+    if real && clients::install_newer_node()? {
+        println!("setup: installed another version of Node.js");
+    }
+    if groups.contains(&Group::Corpus) && clients::install_older_nodes()? {
+        println!("setup: installed older versions of Node.js");
+    }
     if groups.contains(&Group::Corpus) && clients::build_java()? {
         println!("setup: built the Java client into {}", clients::java_dir().display());
     }

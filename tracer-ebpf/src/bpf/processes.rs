@@ -8,7 +8,7 @@ use aya_ebpf::{
 use tracer_ebpf::{
     drops::DropReason,
     record::{EXEC, EXIT, FORK, Record},
-    stack::PYTHON_CLASS,
+    runtime,
 };
 
 use super::{
@@ -37,7 +37,7 @@ pub fn on_fork(ctx: BtfTracePointContext) -> u32 {
     if PROCS.insert(child, process, 0).is_err() {
         count(DropReason::ProcessMapFull);
     }
-    if process.stack_class == PYTHON_CLASS {
+    if process.runtime == runtime::PYTHON {
         // SAFETY: no other reference to this value is held.
         let layout = unsafe { PYTHONS.get(parent) }.copied();
         // Without room the child's stacks have no Python frames, and say so.

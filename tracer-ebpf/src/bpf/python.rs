@@ -5,9 +5,9 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_user};
 use tracer_ebpf::{
-    python::{
-        END_NO_THREAD, END_NONE, END_TOO_DEEP, END_UNREADABLE, END_WHOLE, FRAME_BYTES, Layout,
-        MAX_FRAMES, MAX_THREADS, NO_CFRAME,
+    python::{Layout, MAX_THREADS, NO_CFRAME},
+    runtime::{
+        END_NO_THREAD, END_NONE, END_TOO_DEEP, END_UNREADABLE, END_WHOLE, FRAME_BYTES, MAX_FRAMES,
     },
     stack::StackHeader,
 };
@@ -18,28 +18,20 @@ use super::{
     stacks::Site,
 };
 
-/// Copies the frames of the thread at `site` to `frames`.
+/// Copies the frames of the thread at `site` to `frames`; returns how their chain ended.
 ///
 /// # Safety
 ///
 /// `header` and `frames` are parts of one live stack slot, with room for [`MAX_FRAMES`].
 #[inline(always)]
-pub unsafe fn copy(header: *mut StackHeader, frames: *mut u8, site: &Site) {
-    // SAFETY: by this function's contract. Odd until `fill` is done with the slot.
-    unsafe {
-        (*header).seq = (*header).seq.wrapping_add(1) | 1;
-        (*header).python_frames = 0;
-        (*header).python_end = END_NONE;
-    }
+pub unsafe fn copy(header: *mut StackHeader, frames: *mut u8, site: &Site) -> u32 {
     let tgid = (site.pid_tgid >> 32) as u32;
     // SAFETY: no other reference to this value is held.
-    let Some(layout) = (unsafe { PYTHONS.get(tgid) }) else { return };
-    // SAFETY: by this function's contract.
-    unsafe {
-        (*header).python_end = match first(layout) {
-            Some(frame) => chain(header, frames, layout, frame),
-            None => END_NO_THREAD,
-        };
+    let Some(layout) = (unsafe { PYTHONS.get(tgid) }) else { return END_NONE };
+    match first(layout) {
+        // SAFETY: by this function's contract.
+        Some(frame) => unsafe { chain(header, frames, layout, frame) },
+        None => END_NO_THREAD,
     }
 }
 
@@ -94,7 +86,7 @@ unsafe fn chain(header: *mut StackHeader, frames: *mut u8, layout: &Layout, firs
             if bpf_probe_read_user(into.cast(), FRAME_BYTES as u32, frame as *const _) != 0 {
                 return END_UNREADABLE;
             }
-            (*header).python_frames = index as u32 + 1;
+            (*header).runtime_frames = index as u32 + 1;
             frame = into.add(back).cast::<u64>().read_unaligned();
         }
     }

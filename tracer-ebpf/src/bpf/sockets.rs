@@ -16,6 +16,7 @@ use tracer_ebpf::{
     drops::DropReason,
     limits::OPENS_PER_WAKE,
     record::{CLOSE, CLOSE_RANGE, DUP, OPEN, Record},
+    runtime,
     stack::{KIND_OPEN, KINDS},
     wire::Wire,
 };
@@ -174,9 +175,9 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
     let (fd, address) = unsafe { ((*regs).rdi, (*regs).rsi) };
     let Some(target) = target(config, address) else { return };
     // SAFETY: no other reference to this value is held.
-    let (process_flags, stack_class) = match unsafe { PROCS.get(tgid) } {
-        Some(process) => (process.flags, process.stack_class),
-        None => (0, 0),
+    let (process_flags, stack_class, runtime) = match unsafe { PROCS.get(tgid) } {
+        Some(process) => (process.flags, process.stack_class, process.runtime),
+        None => (0, 0, runtime::NONE),
     };
     if config.only_marked != 0 && process_flags & PROC_WATCHED == 0 {
         return;
@@ -260,7 +261,7 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
     stacks::copy(conn, KIND_OPEN, &site);
     let known = process_flags & PROC_CONNECTED != 0;
     if !known {
-        let process = Process { flags: PROC_CONNECTED | process_flags, stack_class };
+        let process = Process { flags: PROC_CONNECTED | process_flags, stack_class, runtime };
         if PROCS.insert(tgid, process, 0).is_err() {
             count(DropReason::ProcessMapFull);
         }

@@ -1,6 +1,6 @@
-//! Copies registers and raw stack into a connection's slot, and for Python the interpreter's frames.
+//! Copies registers and raw stack into a connection's slot, and the frames of its runtime.
 //!
-//! May import the maps, `count`, `memory`, `python` and the contract. Invariants: the slot's sequence number
+//! May import the maps, `count`, `memory`, `python`, `node` and the contract. Invariants: the slot's sequence number
 //! is odd while it is written; bytes that could not be read are not counted in `len`.
 
 use aya_ebpf::{
@@ -12,17 +12,18 @@ use tracer_ebpf::{
     conn::Conn,
     drops::DropReason,
     limits::MAX_FIXUPS,
-    stack::{CHUNK_BYTES, PYTHON_CLASS, STACK_BYTES, SlotRef, StackHeader},
+    runtime,
+    stack::{CHUNK_BYTES, RUNTIME_CLASS, STACK_BYTES, SlotRef, StackHeader},
 };
 
 use super::{
     count::count,
     maps::{
-        CONFIG, FREE_STACKS_0, FREE_STACKS_1, FREE_STACKS_2, FREE_STACKS_3, STACKS_0, STACKS_1,
-        STACKS_2, STACKS_3,
+        CONFIG, FREE_STACKS_0, FREE_STACKS_1, FREE_STACKS_2, FREE_STACKS_3, PROCS, STACKS_0,
+        STACKS_1, STACKS_2, STACKS_3,
     },
     memory::kernel,
-    python,
+    node, python,
 };
 
 /// Where the stack is taken.
@@ -104,7 +105,11 @@ pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
                 // SAFETY: as above.
                 unsafe {
                     let bytes = (&raw mut (*slot).bytes).cast::<u8>();
-                    python::copy(&raw mut (*slot).header, bytes.add(STACK_BYTES[3] as usize), site);
+                    runtime_frames(
+                        &raw mut (*slot).header,
+                        bytes.add(STACK_BYTES[3] as usize),
+                        site,
+                    );
                     fill::<1>(&raw mut (*slot).header, bytes, site);
                 }
             }
@@ -112,17 +117,42 @@ pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
     }
 }
 
+/// Copies the frames of the process's runtime to `frames`.
+///
+/// # Safety
+///
+/// `header` and `frames` are parts of one live stack slot of the runtimes' class.
+#[inline(always)]
+unsafe fn runtime_frames(header: *mut StackHeader, frames: *mut u8, site: &Site) {
+    // SAFETY: by this function's contract. Odd until `fill` is done with the slot.
+    unsafe {
+        (*header).seq = (*header).seq.wrapping_add(1) | 1;
+        (*header).runtime_frames = 0;
+    }
+    let tgid = (site.pid_tgid >> 32) as u32;
+    // SAFETY: no other reference to this value is held.
+    let kind = unsafe { PROCS.get(tgid) }.map_or(runtime::NONE, |process| process.runtime);
+    // SAFETY: by this function's contract.
+    unsafe {
+        (*header).runtime_end = match kind {
+            runtime::PYTHON => python::copy(header, frames, site),
+            runtime::NODE => node::copy(header, frames, site),
+            _ => runtime::END_NONE,
+        };
+    }
+}
+
 const _: () = assert!(STACK_BYTES[0] == CHUNK_BYTES);
 const _: () = assert!(STACK_BYTES[1] == 4 * CHUNK_BYTES);
 const _: () = assert!(STACK_BYTES[2] == 12 * CHUNK_BYTES);
-const _: () = assert!(STACK_BYTES[PYTHON_CLASS as usize] == CHUNK_BYTES);
+const _: () = assert!(STACK_BYTES[RUNTIME_CLASS as usize] == CHUNK_BYTES);
 
 /// A free slot of the class, or of the next smaller one that has one.
 #[inline(always)]
 fn take(class: u32) -> Option<SlotRef> {
-    if class == PYTHON_CLASS {
+    if class == RUNTIME_CLASS {
         if let Ok(Some(index)) = FREE_STACKS_3.pop() {
-            return Some(SlotRef { class: PYTHON_CLASS, index });
+            return Some(SlotRef { class: RUNTIME_CLASS, index });
         }
         return None;
     }

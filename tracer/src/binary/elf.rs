@@ -49,7 +49,7 @@ pub struct Section {
     pub size: u64,
 }
 
-/// A function symbol that is defined in the file.
+/// A symbol that is defined in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Symbol<'data> {
     /// As in the string table, without a version.
@@ -168,6 +168,16 @@ impl<'data> Elf<'data> {
         self.file.dynamic_symbols().filter_map(symbol)
     }
 
+    /// What the file exports, functions and data.
+    pub fn exports(&self) -> impl Iterator<Item = Symbol<'data>> + '_ {
+        self.file.dynamic_symbols().filter_map(defined)
+    }
+
+    /// What is defined in `.symtab`, functions and data.
+    pub fn definitions(&self) -> impl Iterator<Item = Symbol<'data>> + '_ {
+        self.file.symbols().filter_map(defined)
+    }
+
     /// The address of an exported name, function or data.
     #[must_use]
     pub fn exported(&self, name: &str) -> Option<u64> {
@@ -221,6 +231,15 @@ impl<'data> Elf<'data> {
     }
 }
 
+fn defined<'data>(
+    symbol: object::read::elf::ElfSymbol<'data, '_, FileHeader64<LittleEndian>>,
+) -> Option<Symbol<'data>> {
+    if symbol.is_undefined() || symbol.address() == 0 {
+        return None;
+    }
+    Some(Symbol { name: symbol.name_bytes().ok()?, vaddr: symbol.address(), size: symbol.size() })
+}
+
 /// [`Elf::file_offset`] over segments kept without the file.
 #[must_use]
 pub fn file_offset(segments: &[Segment], vaddr: u64) -> Option<u64> {
@@ -233,8 +252,5 @@ pub fn file_offset(segments: &[Segment], vaddr: u64) -> Option<u64> {
 fn symbol<'data>(
     symbol: object::read::elf::ElfSymbol<'data, '_, FileHeader64<LittleEndian>>,
 ) -> Option<Symbol<'data>> {
-    if symbol.kind() != SymbolKind::Text || symbol.is_undefined() || symbol.address() == 0 {
-        return None;
-    }
-    Some(Symbol { name: symbol.name_bytes().ok()?, vaddr: symbol.address(), size: symbol.size() })
+    if symbol.kind() == SymbolKind::Text { defined(symbol) } else { None }
 }

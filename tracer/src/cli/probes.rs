@@ -174,7 +174,13 @@ fn processes(args: &ProbesArgs, catalogue: &Catalogue, probes: &mut Probes) -> a
             .flat_map(|index| &probes.files[*index].pools)
             .map(|pool| pool.seen(catalogue))
             .collect();
-        let facts = Facts { comm: comm.as_deref(), exe: exe.as_deref(), runtime, found: &found };
+        let facts = Facts {
+            comm: comm.as_deref(),
+            exe: exe.as_deref(),
+            runtime,
+            found: &found,
+            scripts: None,
+        };
         let mut seen = recognise::pools(catalogue, &proc, Pid(pid), &facts);
         seen.sort_by(|a, b| a.name.cmp(&b.name));
         let pools: Vec<ProcessPool> = seen.iter().map(ProcessPool::of).collect();

@@ -17,11 +17,11 @@ use aya::maps::{MapData, RingBuf};
 use tracer_ebpf::{
     conn::{AF_INET, AF_INET6, AF_UNIX, Conn, FLAG_EOF, FLAG_EXISTED, conn_generation, conn_slot},
     limits::OPENS_PER_WAKE,
-    python::Layout,
     record::{self, Record},
+    runtime,
     stack::{
         CLASS_SLOTS, FLAG_BOUNDARY, KIND_ACQUIRE, KIND_OPEN, KIND_USE, KINDS, LARGEST_CLASS,
-        PYTHON_CLASS, SlotRef,
+        RUNTIME_CLASS, SlotRef,
     },
     wire::{PHASE_UNKNOWN, Wire},
 };
@@ -38,7 +38,7 @@ use crate::{
     },
     loader::{CopiedStack, Kernel, LoadError, plain_from_bytes},
     model::{ConnId, Event, Existing, Fd, MonoNanos, Peer, Pid, StackEvent},
-    symbolize::RawStack,
+    symbolize::{RawStack, RuntimeFrames},
 };
 
 /// Flag of `close_range` that marks instead of closing (`linux/close_range.h`).
@@ -407,26 +407,33 @@ impl Ingest {
     /// Moves a process to the next larger stack class; false when there is none.
     pub fn raise_stack_class(&mut self, pid: u32) -> bool {
         let process = self.kernel.process(pid).unwrap_or_default();
-        process.stack_class < LARGEST_CLASS && self.set_stack_class(pid, process.stack_class + 1)
+        process.stack_class < LARGEST_CLASS
+            && self.set_copied(pid, process.stack_class + 1, runtime::NONE)
     }
 
-    /// From now on the interpreter's frames of a Python process are copied with its stacks.
-    pub fn copy_python(&mut self, pid: u32, layout: Layout) -> bool {
-        self.kernel.set_python(pid, layout) && self.set_stack_class(pid, PYTHON_CLASS)
+    /// From now on the frames of a process's runtime are copied with its stacks.
+    pub fn copy_runtime(&mut self, pid: u32, frames: RuntimeFrames) -> bool {
+        let kind = match frames {
+            RuntimeFrames::Python(layout) if !self.kernel.set_python(pid, layout) => return false,
+            RuntimeFrames::Python(_) => runtime::PYTHON,
+            RuntimeFrames::Node => runtime::NODE,
+        };
+        self.set_copied(pid, RUNTIME_CLASS, kind)
     }
 
     /// A process has ended, or its image is another one.
-    pub fn forget_python(&mut self, pid: u32) {
+    pub fn forget_runtime(&mut self, pid: u32) {
         self.kernel.remove_python(pid);
-        if self.kernel.process(pid).is_some_and(|process| process.stack_class == PYTHON_CLASS) {
-            self.set_stack_class(pid, 0);
+        if self.kernel.process(pid).is_some_and(|process| process.stack_class == RUNTIME_CLASS) {
+            self.set_copied(pid, 0, runtime::NONE);
         }
     }
 
-    /// Sets the class of a process's next stacks; false when there are too many processes.
-    fn set_stack_class(&mut self, pid: u32, class: u32) -> bool {
+    /// Sets what is copied of a process's next stacks; false when there are too many processes.
+    fn set_copied(&mut self, pid: u32, class: u32, runtime: u32) -> bool {
         let mut process = self.kernel.process(pid).unwrap_or_default();
         process.stack_class = class;
+        process.runtime = runtime;
         if !self.kernel.set_process(pid, process) {
             return false;
         }
@@ -571,8 +578,8 @@ pub fn raw_stack(copied: &CopiedStack) -> RawStack {
         boundary: header.flags & FLAG_BOUNDARY != 0,
         bytes: copied.bytes.clone(),
         fixups: fixups.map(|[slot, original]| (*slot, *original)).collect(),
-        python: copied.python.clone(),
-        python_end: header.python_end,
+        runtime: copied.runtime.clone(),
+        runtime_end: header.runtime_end,
     }
 }
 

@@ -9,9 +9,9 @@ use aya::{
     maps::{Array, MapData, Queue},
 };
 use tracer_ebpf::{
-    python::{FRAME_BYTES, MAX_FRAMES},
+    runtime::{FRAME_BYTES, MAX_FRAMES},
     stack::{
-        CLASS_BYTES, CLASS_SLOTS, HEADER_BYTES, PYTHON_CLASS, STACK_BYTES, SlotRef, StackHeader,
+        CLASS_BYTES, CLASS_SLOTS, HEADER_BYTES, RUNTIME_CLASS, STACK_BYTES, SlotRef, StackHeader,
     },
 };
 
@@ -35,8 +35,8 @@ pub struct CopiedStack {
     pub header: StackHeader,
     /// Stack bytes from `header.sp` up.
     pub bytes: Vec<u8>,
-    /// Frames of the Python interpreter, innermost first.
-    pub python: Vec<[u8; FRAME_BYTES]>,
+    /// Frames of the process's runtime, innermost first.
+    pub runtime: Vec<[u8; FRAME_BYTES]>,
     /// The copy filled its slot: there may have been more.
     pub full: bool,
 }
@@ -49,7 +49,7 @@ pub struct Stacks {
     small: Array<MapData, PodWords<{ WORDS[0] }>>,
     middle: Array<MapData, PodWords<{ WORDS[1] }>>,
     large: Array<MapData, PodWords<{ WORDS[2] }>>,
-    python: Array<MapData, PodWords<{ WORDS[3] }>>,
+    runtime: Array<MapData, PodWords<{ WORDS[3] }>>,
     free: [Queue<MapData, u32>; 4],
     /// Taken from their connections since the last [`Self::turn`], and before it.
     retired: [Vec<SlotRef>; 2],
@@ -71,7 +71,7 @@ impl Stacks {
             small: take(ebpf, "STACKS_0")?,
             middle: take(ebpf, "STACKS_1")?,
             large: take(ebpf, "STACKS_2")?,
-            python: take(ebpf, "STACKS_3")?,
+            runtime: take(ebpf, "STACKS_3")?,
             free,
             retired: [Vec::new(), Vec::new()],
         })
@@ -86,11 +86,11 @@ impl Stacks {
         }
         let capacity = STACK_BYTES[slot.class as usize];
         let frames = bytes.split_off((HEADER_BYTES + capacity as usize).min(bytes.len()));
-        let count = if slot.class == PYTHON_CLASS { header.python_frames as usize } else { 0 };
-        let python = frames.as_chunks().0.iter().copied().take(count.min(MAX_FRAMES)).collect();
+        let count = if slot.class == RUNTIME_CLASS { header.runtime_frames as usize } else { 0 };
+        let runtime = frames.as_chunks().0.iter().copied().take(count.min(MAX_FRAMES)).collect();
         bytes.truncate(HEADER_BYTES + header.len.min(capacity) as usize);
         bytes.drain(..HEADER_BYTES);
-        Some(CopiedStack { header, bytes, python, full: header.len >= capacity })
+        Some(CopiedStack { header, bytes, runtime, full: header.len >= capacity })
     }
 
     /// The sequence number of a slot.
@@ -104,7 +104,7 @@ impl Stacks {
             0 => Some(bytes(&self.small.get(&slot.index, 0).ok()?.0)),
             1 => Some(bytes(&self.middle.get(&slot.index, 0).ok()?.0)),
             2 => Some(bytes(&self.large.get(&slot.index, 0).ok()?.0)),
-            _ => Some(bytes(&self.python.get(&slot.index, 0).ok()?.0)),
+            _ => Some(bytes(&self.runtime.get(&slot.index, 0).ok()?.0)),
         }
     }
 

@@ -32,6 +32,8 @@ pub struct Facts<'a> {
     pub runtime: Option<Runtime>,
     /// Pools and drivers found in its executable and libraries.
     pub found: &'a [PoolSeen],
+    /// Paths of the scripts that its runtime has loaded, where that is known.
+    pub scripts: Option<&'a BTreeSet<String>>,
 }
 
 /// What tells a pool, before it is named.
@@ -57,6 +59,7 @@ struct Files<'a> {
     root: Option<Root>,
     /// Mapped, and open where the runtime keeps its code open.
     paths: BTreeSet<PathBuf>,
+    scripts: Option<&'a BTreeSet<String>>,
 }
 
 /// The pools and drivers of the catalogue that this process has or may have, besides those in
@@ -71,7 +74,7 @@ pub fn pools(catalogue: &Catalogue, proc: &ProcFs, pid: Pid, facts: &Facts<'_>) 
     };
     let wanted: Vec<&Pool> = catalogue.pools().iter().filter(wanted).collect();
     let scripts = wanted.iter().any(|pool| pool.recognise.runtime.is_some());
-    let files = scripts.then(|| Files::of(proc, pid, facts.runtime));
+    let files = scripts.then(|| Files::of(proc, pid, facts));
     let mut seen = Vec::new();
     let mut node = None;
     let mut python = None;
@@ -119,7 +122,7 @@ pub fn pools(catalogue: &Catalogue, proc: &ProcFs, pid: Pid, facts: &Facts<'_>) 
             });
         }
     }
-    // A perf map that names the code of one pool would name that of another in use, too.
+    // What shows that one pool is loaded would show it of another, too.
     if facts.runtime == Some(Runtime::Node)
         && seen.iter().any(|pool| pool.presence == Presence::Loaded)
     {
@@ -136,13 +139,13 @@ fn program(names: &[String], facts: &Facts<'_>) -> Option<Sign> {
 }
 
 impl<'a> Files<'a> {
-    fn of(proc: &'a ProcFs, pid: Pid, runtime: Option<Runtime>) -> Self {
+    fn of(proc: &'a ProcFs, pid: Pid, facts: &Facts<'a>) -> Self {
         let mut paths = proc.mapped_paths(pid);
         // Jars are read through descriptors.
-        if runtime == Some(Runtime::Java) {
+        if facts.runtime == Some(Runtime::Java) {
             paths.extend(proc.open_paths(pid));
         }
-        Self { proc, pid, root: proc.root_of(pid), paths }
+        Self { proc, pid, root: proc.root_of(pid), paths, scripts: facts.scripts }
     }
 
     /// Mapped or open paths that end like one of these.

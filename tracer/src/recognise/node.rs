@@ -1,5 +1,6 @@
 //! Packages of npm as Node.js resolves them. It reads scripts and closes them, so that a package is
-//! there says only that it may be used; the perf map, where one is written, says that it is.
+//! there says only that it may be used; the scripts that V8 has loaded, once they are known, or the
+//! perf map, where one is written, say that it is.
 //!
 //! May import what `recognise` may. Follows `Module._nodeModulePaths` of Node.js as far as it finds
 //! a package's directory; what inside it would be loaded is not asked.
@@ -99,6 +100,10 @@ impl Packages {
         let version = json.and_then(|json| json.version);
         let version = version.map_or_else(String::new, |version| format!(" {version}"));
         let begin = format!("{name}{version} is in {}", shown(&package));
+        let inside = format!("{}/", package.display());
+        if files.scripts.is_some_and(|paths| paths.iter().any(|path| path.starts_with(&inside))) {
+            return Some(Sign::loaded(format!("{begin}, and scripts of it are loaded")));
+        }
         if self.is_named(&package, files) {
             return Some(Sign::loaded(format!("{begin}, and functions of it are in the perf map")));
         }
@@ -107,8 +112,7 @@ impl Packages {
             _ => format!("for a script in the working directory {}", shown(&from)),
         };
         Some(Sign::installed(format!(
-            "{begin} {who}; whether it is used leaves no trace without a perf map \
-             (--perf-basic-prof)"
+            "{begin} {who}; whether it is used is not known before a stack of the process is"
         )))
     }
 

@@ -62,7 +62,8 @@ impl Session {
                 },
                 Notice::Exec(pid) => {
                     self.symbolizer.forget(pid);
-                    self.ingest.forget_python(pid);
+                    self.programs.forget(pid);
+                    self.ingest.forget_runtime(pid);
                     if wanted.contains(&pid) {
                         self.look_at_executable(pid);
                     }
@@ -74,7 +75,7 @@ impl Session {
                     self.seen.remove(&pid);
                     self.ended.insert(pid);
                     self.programs.forget(pid);
-                    self.ingest.forget_python(pid);
+                    self.ingest.forget_runtime(pid);
                 }
             }
         }
@@ -88,37 +89,57 @@ impl Session {
         let due: Vec<u32> =
             self.seen.iter().filter(|(_, look)| due(look)).map(|(pid, _)| *pid).collect();
         for pid in due {
+            if self.programs.knows_scripts(pid)
+                && let Some(scripts) = self.symbolizer.scripts(pid)
+            {
+                self.programs.set_scripts(pid, scripts);
+            }
             self.look(pid);
         }
     }
 
-    /// Looks at a program that runs or has just started: probes it, and has the frames of a Python
-    /// process copied from its first connection on.
+    /// Looks at a program that runs or has just started: probes it, and has the frames of a runtime
+    /// copied from the process's first connection on.
     pub(super) fn look_at_executable(&mut self, pid: u32) {
         self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
-        if self.proc.runtime(Pid(pid), self.programs.runtime(pid)) == Some(Runtime::Python)
+        let runtime = self.proc.runtime(Pid(pid), self.programs.runtime(pid));
+        if matches!(runtime, Some(Runtime::Python | Runtime::Node))
             && self.symbolizer.observe(pid).is_ok()
-            && !self.copy_python(pid)
+            && !self.copy_runtime(pid)
         {
-            // Its interpreter is not mapped yet: to be looked at again when it connects.
+            // The runtime is not mapped yet: to be looked at again when the process connects.
             self.symbolizer.forget(pid);
         }
     }
 
-    /// Has the interpreter's frames copied, where they are known.
-    fn copy_python(&mut self, pid: u32) -> bool {
-        let Some(layout) = self.symbolizer.python_layout(pid) else { return false };
-        if !self.ingest.copy_python(pid, layout) {
-            log::warn!("no Python frames of process {pid}: there are too many such processes");
+    /// Has the runtime's frames copied, where they are known.
+    fn copy_runtime(&mut self, pid: u32) -> bool {
+        let Some(frames) = self.symbolizer.runtime_frames(pid) else { return false };
+        if !self.ingest.copy_runtime(pid, frames) {
+            log::warn!("no frames of the runtime of process {pid}: too many such processes");
         }
         true
+    }
+
+    /// A stack of a process was resolved: now it may be known which scripts it has loaded, and so
+    /// which pools it uses.
+    pub(super) fn look_at_scripts(&mut self, pid: u32) {
+        if self.programs.knows_scripts(pid) {
+            return;
+        }
+        if let Some(scripts) = self.symbolizer.scripts(pid) {
+            self.programs.set_scripts(pid, scripts);
+            // Fewer pools than before, for now it is known which are not used.
+            self.seen.remove(&pid);
+            self.look(pid);
+        }
     }
 
     /// Looks at a process that has connections: who it is, what can be probed, what its code is.
     pub(super) fn look(&mut self, pid: u32) {
         // A failure is an absence: the process may be gone already, and its stacks say so.
         let _gone = self.symbolizer.observe(pid);
-        self.copy_python(pid);
+        self.copy_runtime(pid);
         let pools = self.programs.look_at_process(pid, &self.proc, self.ingest.kernel());
         // One that is just ending has nothing mapped: less than before says nothing.
         let known =

@@ -386,6 +386,7 @@ impl Session {
             self.ingest.raise_stack_class(raw.pid);
         }
         self.pending.push(Event::Stack { at, conn, of, uses, stack: resolved.stack });
+        self.look_at_scripts(raw.pid);
         Some(copied)
     }
 

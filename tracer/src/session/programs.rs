@@ -6,7 +6,7 @@
 //! that map it (a uprobe belongs to an inode); a file that cannot be read or probed is a note that
 //! names it, never an error.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,8 @@ pub struct Programs {
     known_specs: usize,
     files: HashMap<FileId, Inspected>,
     runtimes: HashMap<u32, Runtime>,
+    /// By process, the paths of scripts that its runtime has loaded.
+    scripts: HashMap<u32, BTreeSet<String>>,
     notes: Vec<String>,
 }
 
@@ -70,6 +72,7 @@ impl Programs {
             catalogue,
             files: HashMap::new(),
             runtimes: HashMap::new(),
+            scripts: HashMap::new(),
             notes: Vec::new(),
         })
     }
@@ -101,6 +104,17 @@ impl Programs {
     /// Forgets a process that ended.
     pub fn forget(&mut self, pid: u32) {
         self.runtimes.remove(&pid);
+        self.scripts.remove(&pid);
+    }
+
+    /// Whether the scripts of a process are known.
+    pub fn knows_scripts(&self, pid: u32) -> bool {
+        self.scripts.contains_key(&pid)
+    }
+
+    /// Takes note of the scripts that a process has loaded.
+    pub fn set_scripts(&mut self, pid: u32, scripts: BTreeSet<String>) {
+        self.scripts.insert(pid, scripts);
     }
 
     /// Inspects and probes a process's executable.
@@ -145,6 +159,7 @@ impl Programs {
             exe: exe.as_deref(),
             runtime: proc.runtime(Pid(pid), self.runtime(pid)),
             found: &found,
+            scripts: self.scripts.get(&pid),
         };
         let more = recognise::pools(&self.catalogue, proc, Pid(pid), &facts);
         found.extend(more);

@@ -77,6 +77,11 @@ impl Maps {
         self.code.get(index).filter(|map| map.start <= address).map(|map| (index, map))
     }
 
+    /// The writable mappings, by address.
+    pub fn writable(&self) -> &[Range<u64>] {
+        &self.writable
+    }
+
     /// The writable mapping that holds `address`.
     pub fn stack_at(&self, address: u64) -> Option<&Range<u64>> {
         let index = self.writable.partition_point(|range| range.end <= address);

@@ -7,7 +7,8 @@
 //! does not reach its root says why.
 //!
 //! Stages: `unwind` (registers and bytes to addresses), then by what is mapped there
-//! [`binary::pclntab`](crate::binary::pclntab) (Go), `native` (other ELF) or `perf_map` with `generated` (code made at run time), then `owner`; `python` names the interpreter's frames.
+//! [`binary::pclntab`](crate::binary::pclntab) (Go), `native` (other ELF) or `perf_map` with `generated` (code made at run time), then
+//! `owner`; `runtime` puts in what `python` and `node` name.
 
 mod cache;
 mod cfi;
@@ -15,13 +16,15 @@ mod generated;
 mod maps;
 mod module;
 mod native;
+mod node;
 mod owner;
 mod perf_map;
 mod process;
 mod python;
+mod runtime;
 mod unwind;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -32,11 +35,11 @@ use module::Module;
 use native::{Located, NativeSymbols};
 use owner::Role;
 use process::Process;
-use python::Python;
-use tracer_ebpf::python::{FRAME_BYTES, Layout};
+use tracer_ebpf::runtime::FRAME_BYTES;
 use unwind::{End, Walk};
 
 pub use module::map as map_file;
+pub use runtime::RuntimeFrames;
 
 use crate::binary::FileId;
 use crate::model::{Frame, FrameKind, Stack, Symbol};
@@ -91,9 +94,9 @@ pub struct RawStack {
     pub bytes: Vec<u8>,
     /// Pending return probes: (address of the stack slot, the return address it held).
     pub fixups: Vec<(u64, u64)>,
-    /// Frames of the Python interpreter, innermost first, and how they ended.
-    pub python: Vec<[u8; FRAME_BYTES]>,
-    pub python_end: u32,
+    /// Frames of the process's runtime, innermost first, and how they ended.
+    pub runtime: Vec<[u8; FRAME_BYTES]>,
+    pub runtime_end: u32,
 }
 
 /// A resolved stack.
@@ -218,53 +221,36 @@ impl Symbolizer {
             }
         }
         let mut frames: Vec<Frame> = Vec::new();
+        let mut addresses = Vec::new();
         for address in &walk.addresses {
-            let lookup = address.lookup();
-            let Some((index, map)) = process.maps.code_at(lookup) else {
-                frames.push(unknown(None));
-                continue;
-            };
-            let code = process.code.get(index).and_then(Option::as_ref);
-            match (code, &map.backing) {
-                (Some(code), _) if code.module.elf.is_some() => {
-                    let role = code.owner.role();
-                    let address = code.bias.map(|bias| lookup.wrapping_sub(bias));
-                    let key = (code.module.serial, role, address.unwrap_or(u64::MAX));
-                    let resolved = self.resolved.get(&key).unwrap_or_else(|| {
-                        let found =
-                            address.map(|at| named(&mut self.native, code, at)).unwrap_or_default();
-                        let found = if found.is_empty() {
-                            [unknown(Some(code.owner.name.clone()))].into()
-                        } else {
-                            Rc::from(found)
-                        };
-                        self.resolved.insert(key, Rc::clone(&found));
-                        found
-                    });
-                    frames.extend(resolved.iter().cloned());
-                }
-                (None, Backing::File { path, .. }) => {
-                    let module = owner::NativeModule::new(path, false, false).name;
-                    frames.push(unknown(Some(module)));
-                }
-                (None, Backing::Kernel) => frames.push(unknown(Some("[vdso]".to_owned()))),
-                _ => {
-                    let named = process.perf_map().and_then(|map| map.frame_at(lookup));
-                    frames.push(named.unwrap_or_else(|| unknown(None)));
-                }
-            }
+            frames.extend_from_slice(&native_at(
+                &mut self.native,
+                &mut self.resolved,
+                process,
+                address.lookup(),
+            ));
+            addresses.resize(frames.len(), address.value);
         }
         let resolved = finish(raw, &walk, frames);
-        match &mut process.python {
-            Some(python) if !raw.python.is_empty() => with_python(resolved, python, raw),
-            _ => resolved,
-        }
+        let Some(mut runtime) = process.runtime.take() else { return resolved };
+        let merged = runtime.merge(resolved, &addresses, raw, |address| {
+            native_at(&mut self.native, &mut self.resolved, process, address).first().cloned()
+        });
+        process.runtime = Some(runtime);
+        merged
     }
 
-    /// Where a Python process keeps its frames, if that is known of its interpreter.
+    /// What is to be copied of the frames of a process's runtime, if they are understood.
     #[must_use]
-    pub fn python_layout(&self, pid: u32) -> Option<Layout> {
-        Some(self.processes.get(&pid)?.process.python.as_ref()?.layout())
+    pub fn runtime_frames(&self, pid: u32) -> Option<RuntimeFrames> {
+        self.processes.get(&pid)?.process.runtime.as_ref()?.frames()
+    }
+
+    /// The paths of the scripts that a process's runtime has loaded; `None` where that is not
+    /// known, or not yet: it takes a stack of the process that was resolved.
+    #[must_use]
+    pub fn scripts(&self, pid: u32) -> Option<BTreeSet<String>> {
+        self.processes.get(&pid)?.process.scripts()
     }
 
     /// Closes files that no process uses, down to [`MAX_IDLE_MODULES`].
@@ -305,6 +291,43 @@ fn opener<'a>(
                 modules.insert(module.id(), (Rc::clone(&module), clock));
                 Some(module)
             }
+        }
+    }
+}
+
+/// The native frames at an address of a process.
+fn native_at(
+    symbols: &mut NativeSymbols,
+    resolved: &mut Cache<(u64, Role, u64), Rc<[Frame]>>,
+    process: &mut Process,
+    lookup: u64,
+) -> Rc<[Frame]> {
+    let Some((index, map)) = process.maps.code_at(lookup) else { return [unknown(None)].into() };
+    let code = process.code.get(index).and_then(Option::as_ref);
+    match (code, &map.backing) {
+        (Some(code), _) if code.module.elf.is_some() => {
+            let role = code.owner.role();
+            let address = code.bias.map(|bias| lookup.wrapping_sub(bias));
+            let key = (code.module.serial, role, address.unwrap_or(u64::MAX));
+            resolved.get(&key).unwrap_or_else(|| {
+                let found = address.map(|at| named(symbols, code, at)).unwrap_or_default();
+                let found = if found.is_empty() {
+                    [unknown(Some(code.owner.name.clone()))].into()
+                } else {
+                    Rc::from(found)
+                };
+                resolved.insert(key, Rc::clone(&found));
+                found
+            })
+        }
+        (None, Backing::File { path, .. }) => {
+            let module = owner::NativeModule::new(path, false, false).name;
+            [unknown(Some(module))].into()
+        }
+        (None, Backing::Kernel) => [unknown(Some("[vdso]".to_owned()))].into(),
+        _ => {
+            let named = process.perf_map().and_then(|map| map.frame_at(lookup));
+            [named.unwrap_or_else(|| unknown(None))].into()
         }
     }
 }
@@ -364,13 +387,6 @@ fn disown_without_source(frames: &mut [Frame]) {
     for frame in frames.iter_mut().filter(|frame| is_own(frame) && !has_source(frame)) {
         frame.kind = FrameKind::Library;
     }
-}
-
-/// The interpreter's frames in place of its native ones, which end the stack.
-fn with_python(native: Resolved, python: &mut Python, raw: &RawStack) -> Resolved {
-    let (frames, truncated) = python.frames(&raw.python, raw.python_end);
-    let frames = python::merge(native.stack.frames, frames);
-    Resolved { stack: Stack { frames, truncated }, cut: false }
 }
 
 /// Says how the stack ended.

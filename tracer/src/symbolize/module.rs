@@ -10,11 +10,13 @@ use std::ops::{Deref, Range};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use memmap2::Mmap;
 
 use super::cfi;
+use super::node::Engine;
 use super::python::Interpreter;
 use crate::binary::FileId;
 use crate::binary::elf::{self, Segment};
@@ -94,6 +96,7 @@ pub(super) struct Module {
     unwind_bounded: OnceCell<bool>,
     go_table: OnceCell<Option<GoTable<Bytes>>>,
     python: OnceCell<Option<Interpreter>>,
+    node: OnceCell<Option<Result<Rc<Engine>, String>>>,
 }
 
 impl Module {
@@ -129,6 +132,7 @@ impl Module {
             unwind_bounded: OnceCell::new(),
             go_table: OnceCell::new(),
             python: OnceCell::new(),
+            node: OnceCell::new(),
         })
     }
 
@@ -153,6 +157,15 @@ impl Module {
             let elf = elf::Elf::parse(&self.bytes).ok()?;
             Interpreter::find(&elf, name)
         })
+    }
+
+    /// The JavaScript engine in this file, or why it is not understood. Looked for once.
+    pub fn node(&self) -> Option<&Result<Rc<Engine>, String>> {
+        let find = || {
+            let elf = elf::Elf::parse(&self.bytes).ok()?;
+            Some(Engine::find(&elf)?.map(Rc::new))
+        };
+        self.node.get_or_init(find).as_ref()
     }
 
     /// Whether debug information may be looked for: always in the file itself, in files it

@@ -3,6 +3,7 @@
 //! May import `std` and this module's files. Invariants: what was read stays usable after the
 //! process has ended; a refresh never mixes two processes that had the same pid.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::io::Read as _;
@@ -12,9 +13,11 @@ use std::rc::Rc;
 
 use super::maps::{Backing, CodeMap, Maps};
 use super::module::Module;
+use super::node::Node;
 use super::owner::{self, NativeModule, Role};
 use super::perf_map::PerfMap;
 use super::python::Python;
+use super::runtime::Runtime;
 use super::unwind::{End, Unwinder, Walk};
 use super::{Losses, RawStack};
 
@@ -44,7 +47,7 @@ pub(super) struct Process {
     pub code: Vec<Option<Code>>,
     unwinder: Option<Unwinder>,
     perf_map: Option<PerfMap>,
-    pub python: Option<Python>,
+    pub runtime: Option<Runtime>,
     /// Files that could not be opened.
     unopened: u64,
 }
@@ -65,7 +68,7 @@ impl Process {
             code: Vec::new(),
             unwinder: None,
             perf_map: None,
-            python: None,
+            runtime: None,
             unopened: 0,
         };
         process.set_maps(maps, open);
@@ -138,19 +141,32 @@ impl Process {
         self.code = code;
         self.maps = maps;
         self.unwinder = None;
-        if self.python.is_none() {
-            self.python = self.find_python();
+        if self.runtime.is_none() {
+            self.runtime = self.find_runtime();
         }
     }
 
-    /// The Python interpreter among the files.
-    fn find_python(&self) -> Option<Python> {
-        self.code.iter().flatten().find_map(|code| {
+    /// The runtime among the files.
+    fn find_runtime(&self) -> Option<Runtime> {
+        let found = self.code.iter().flatten().find_map(|code| {
             // Of its own, or within a program that embeds it.
             if !matches!(code.owner.role(), Role::Runtime | Role::Program) {
                 return None;
             }
-            Python::new(self.pid, code.module.python(&code.owner.name)?, code.bias?)
+            if let Some(found) = code.module.python(&code.owner.name) {
+                return Python::new(self.pid, found, code.bias?).map(Runtime::Python);
+            }
+            match code.module.node()? {
+                Ok(engine) => Node::new(self.pid, Rc::clone(engine), code.bias?).map(Runtime::Node),
+                Err(reason) => Some(Runtime::Unknown(format!("no JavaScript frames: {reason}"))),
+            }
+        });
+        let mut files = self.code.iter().flatten().map(|code| code.owner.name.as_str());
+        found.or_else(|| {
+            files.any(|name| matches!(name, "node" | "nodejs")).then(|| {
+                let reason = "no JavaScript frames: this build of V8 does not say where they are";
+                Runtime::Unknown(reason.to_owned())
+            })
         })
     }
 
@@ -214,6 +230,13 @@ impl Process {
                 self.unwinder = None;
             }
         }
+    }
+
+    /// The paths of the scripts that its runtime has loaded, where that can be known by now.
+    pub fn scripts(&self) -> Option<BTreeSet<String>> {
+        let Some(Runtime::Node(node)) = &self.runtime else { return None };
+        let text = read(&format!("/proc/{}/maps", self.pid), MAX_MAPS_BYTES).ok()?;
+        node.scripts(Maps::parse(&text).writable())
     }
 
     /// The names that the process wrote down for the code it made.

@@ -27,6 +27,10 @@ pub enum Kind {
     Node(&'static str),
     /// The same program on another library.
     NodeWith(&'static str, &'static str),
+    /// The same programs by another version of Node.js: its number and the library.
+    NodeAt(u8, &'static str),
+    /// With the flags that make V8 write down the names of its code.
+    NodeWithPerfMap,
     /// With command-line flags.
     Go(Build, &'static [&'static str]),
     Python,
@@ -67,6 +71,13 @@ impl Kind {
         match self {
             Self::Node(options) => node(&[options]),
             Self::NodeWith(library, options) => node(&["--with", library, options]),
+            Self::NodeAt(major, library) => {
+                node_at(clients::node(major), &[], &["--with", library])
+            }
+            Self::NodeWithPerfMap => {
+                let flags = ["--perf-basic-prof", "--interpreted-frames-native-stack"];
+                node_at(PathBuf::from("node"), &flags, &["{}"])
+            }
             Self::Go(build, flags) => {
                 let name = match build {
                     Build::Plain => "go/client",
@@ -142,9 +153,12 @@ pub fn through(wrapper: &[&str], command: &Command) -> Command {
 }
 
 fn node(arguments: &[&str]) -> Command {
-    let mut node = Command::new("node");
-    node.args(["--perf-basic-prof", "--interpreted-frames-native-stack"]);
-    node.arg(clients::sources().join("node/main.js")).args(arguments);
+    node_at(PathBuf::from("node"), &[], arguments)
+}
+
+fn node_at(program: PathBuf, flags: &[&str], arguments: &[&str]) -> Command {
+    let mut node = Command::new(program);
+    node.args(flags).arg(clients::sources().join("node/main.js")).args(arguments);
     node.env("NODE_PATH", clients::node_modules());
     node
 }

@@ -1,7 +1,7 @@
 //! Node: pools in JavaScript, which no probe sees; leaks are inferred from the wire.
 //!
-//! Where the library sends before it returns to its caller, the application's function is on the
-//! stack and must be blamed. Where it sends later, from the event loop, nobody may be.
+//! No flags, no restart. Where the library sends before it returns to its caller, the application's
+//! function is on the stack and must be blamed. Where it sends later, from the event loop, nobody may be.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use crate::scenario::{Accusation, Scenario};
 
 /// Every scenario of the family.
 pub fn scenarios() -> Vec<Scenario> {
-    [pg(), knex(), sequelize(), typeorm(), drizzle(), postgres(), mysql2()].concat()
+    [pg(), versions(), knex(), sequelize(), typeorm(), drizzle(), postgres(), mysql2()].concat()
 }
 
 /// One library: its name in the table, and how its client starts.
@@ -104,6 +104,27 @@ fn pg() -> Vec<Scenario> {
         it.healthy("long query", &["hold_query 60", "healthy 5"]).informs("long query"),
         it.healthy("two pools on one data source", &["two_pools 5"]),
     ]
+}
+
+/// The other versions of Node.js: their frames are at other places.
+fn versions() -> Vec<Scenario> {
+    let nodes = [
+        Library("node-postgres on Node.js 16", || Kind::NodeAt(16, "frames").command()),
+        Library("node-postgres on Node.js 18", || Kind::NodeAt(18, "frames").command()),
+        Library("node-postgres on Node.js 22", || Kind::NodeAt(22, "frames").command()),
+        Library("node-postgres on Node.js 24", || Kind::NodeAt(24, "frames").command()),
+    ];
+    let of = |it: Library| {
+        vec![
+            it.leaky("in a recursion", &["leak recursive 7"], leak(Some("descend"))),
+            it.leaky("in compiled code", &["warm 5000", "leak hot 7"], leak(Some("send"))),
+            it.leaky("in a closure", &["leak closures 7", "collect 3"], leak(Some("now"))),
+            it.leaky("in a module", &["leak module 7"], leak(Some("leakedByModule"))),
+            it.leaky("in a worker thread", &["leak worker 7"], leak(Some("leakedByWorker"))),
+            it.healthy("compiled code that releases", &["warm 5000", "hot 7"]),
+        ]
+    };
+    nodes.into_iter().flat_map(of).collect()
 }
 
 fn knex() -> Vec<Scenario> {

@@ -15,6 +15,7 @@ mod descriptors;
 mod go;
 mod losses;
 mod node;
+mod node_frames;
 mod pools;
 mod python;
 mod server;

@@ -1,40 +1,43 @@
-//! node-postgres: no probe sees its pool, so its leaks are inferred from the wire.
+//! node-postgres: no probe sees its pool, so its leaks are inferred from the wire. Node runs as it is
+//! started, without flags; what becomes of harder stacks is in `node_frames`.
 
-use crate::common::client::{Kind, NODE};
+use crate::common::client::{Kind, NODE, leak_line_in};
 use crate::{Expected, is_found, stays_silent, watch};
 
 /// Idle connections stay for good.
 const NO_IDLE_TIMEOUT: Kind = Kind::Node(r#"{"idleTimeoutMillis":0}"#);
 
-fn leak(function: &str, count: u64, connections: usize) -> Expected<'_> {
+/// The function of this shape, and the line of its last query.
+fn leak<'a>(function: &'a str, shape: &str, count: u64, connections: usize) -> Expected<'a> {
+    let source = "node/leaks.js";
     Expected {
         verdict: "leak",
         certainty: "strong",
         count,
         function: Some(function),
-        file: Some(("node/leaks.js", None)),
+        file: Some((source, Some(leak_line_in(source, shape)))),
         connections,
     }
 }
 
 #[test]
 fn a_forgotten_release_is_found_by_its_function() {
-    is_found(NODE, &["leak forgotten 7"], &leak("forgottenRelease", 7, 8));
+    is_found(NODE, &["leak forgotten 7"], &leak("forgottenRelease", "forgotten", 7, 8));
 }
 
 #[test]
 fn an_early_return_before_release_is_found_by_its_function() {
-    is_found(NODE, &["leak early_return 5"], &leak("earlyReturn", 5, 6));
+    is_found(NODE, &["leak early_return 5"], &leak("earlyReturn", "early_return", 5, 6));
 }
 
 #[test]
 fn a_throw_before_release_is_found_by_its_function() {
-    is_found(NODE, &["leak throw 7"], &leak("throwBeforeRelease", 7, 8));
+    is_found(NODE, &["leak throw 7"], &leak("throwBeforeRelease", "throw", 7, 8));
 }
 
 #[test]
 fn the_last_leaks_of_a_path_count_though_nothing_opens_a_connection_after_them() {
-    is_found(NODE, &["leak_alone forgotten 17"], &leak("forgottenRelease", 17, 17));
+    is_found(NODE, &["leak_alone forgotten 17"], &leak("forgottenRelease", "forgotten", 17, 17));
 }
 
 #[test]
@@ -43,7 +46,7 @@ fn leaks_are_found_in_a_pool_that_keeps_idle_connections_for_good() {
         NO_IDLE_TIMEOUT,
         &["burst 11", "leak forgotten 17"],
         // The burst left eleven idle ones, which the first leaks and requests took.
-        &leak("forgottenRelease", 17, 18),
+        &leak("forgottenRelease", "forgotten", 17, 18),
     );
 }
 
@@ -57,7 +60,10 @@ fn a_transaction_left_open_is_found_by_its_function() {
             certainty: "proven",
             count: 7,
             function: Some("idleInTransaction"),
-            file: Some(("node/leaks.js", None)),
+            file: Some((
+                "node/leaks.js",
+                Some(leak_line_in("node/leaks.js", "idle_in_transaction")),
+            )),
             connections: 8,
         },
     );
@@ -91,7 +97,10 @@ fn a_transaction_given_back_open_is_found_by_the_server_s_word() {
             certainty: "proven",
             count: 1,
             function: Some("returnedInTransaction"),
-            file: Some(("node/leaks.js", None)),
+            file: Some((
+                "node/leaks.js",
+                Some(leak_line_in("node/leaks.js", "returned_in_transaction")),
+            )),
             connections: 1,
         },
     );

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::common::client::{Client, Kind, NODE};
 use crate::common::server;
 use crate::common::tracer::{Tracer, connleak, run};
+use crate::watch;
 
 /// Name, presence and what told it, of the pools of a process.
 fn pools(process: &Value) -> Vec<[&str; 3]> {
@@ -45,8 +46,16 @@ fn are_recognised(kind: Kind, commands: &[&str], reported: &[[&str; 3]], probed:
 
 #[test]
 fn pg_pool_is_loaded_where_the_perf_map_names_it() {
-    let pool = ["pg-pool", "loaded", "functions of it are in the perf map"];
-    are_recognised(NODE, &["healthy 3"], &[pool], &[pool]);
+    let reported = ["pg-pool", "loaded", "scripts of it are loaded"];
+    let probed = ["pg-pool", "loaded", "functions of it are in the perf map"];
+    are_recognised(Kind::NodeWithPerfMap, &["healthy 3"], &[reported], &[probed]);
+}
+
+#[test]
+fn pg_pool_is_loaded_where_a_stack_led_to_its_scripts() {
+    let seen = watch(NODE, &["healthy 3"]);
+    let found = pools(seen.report.process(seen.pid));
+    are(&found, &[["pg-pool", "loaded", "scripts of it are loaded"]]);
 }
 
 #[test]

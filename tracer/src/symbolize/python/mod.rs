@@ -13,9 +13,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 
-use tracer_ebpf::python::{
-    END_NO_THREAD, END_TOO_DEEP, END_UNREADABLE, FRAME_BYTES, Layout, MAX_FRAMES,
-};
+use tracer_ebpf::python::Layout;
+use tracer_ebpf::runtime::{END_NO_THREAD, END_TOO_DEEP, END_UNREADABLE, FRAME_BYTES, MAX_FRAMES};
 
 use self::versions::{Instruction, OWNED_BY_C, Version};
 use super::cache::Cache;

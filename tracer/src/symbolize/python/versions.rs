@@ -4,7 +4,8 @@
 //! the headers `cpython/pystate.h`, `internal/pycore_frame.h`, `internal/pycore_runtime.h`,
 //! `internal/pycore_interp.h` and `cpython/code.h` of each version.
 
-use tracer_ebpf::python::{FRAME_BYTES, Layout, NO_CFRAME};
+use tracer_ebpf::python::{Layout, NO_CFRAME};
+use tracer_ebpf::runtime::FRAME_BYTES;
 
 /// How a version of CPython writes which instruction is on which line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

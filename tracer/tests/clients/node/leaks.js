@@ -7,14 +7,15 @@ const Cursor = require('pg-cursor');
 // The plain one: nobody wrote the release.
 async function forgottenRelease(pool) {
   const client = await pool.connect();
-  const { rows } = await client.query('select 41 + $1::int as answer', [1]);
+  const { rows } = await client.query('select 41 + $1::int as answer', [1]); // LEAK-LINE forgotten
   return rows[0].answer;
 }
 
 // Comes back for the ids that exist; the early return skips the release.
 async function earlyReturn(pool, id) {
   const client = await pool.connect();
-  const { rows } = await client.query('select g from generate_series(1, 3) g where g = $1', [id]);
+  const text = 'select g from generate_series(1, 3) g where g = $1';
+  const { rows } = await client.query(text, [id]); // LEAK-LINE early_return
   if (rows.length === 0) {
     return null;
   }
@@ -25,7 +26,7 @@ async function earlyReturn(pool, id) {
 // Comes back unless the stored text is not JSON.
 async function throwBeforeRelease(pool, text) {
   const client = await pool.connect();
-  const { rows } = await client.query('select $1::text as document', [text]);
+  const { rows } = await client.query('select $1::text as document', [text]); // LEAK-LINE throw
   const document = JSON.parse(rows[0].document);
   client.release();
   return document;
@@ -40,7 +41,7 @@ async function neverUsed(pool) {
 async function idleInTransaction(pool) {
   const client = await pool.connect();
   await client.query('begin');
-  await client.query('select 1');
+  await client.query('select 1'); // LEAK-LINE idle_in_transaction
 }
 
 // A statement of a transaction fails, and nobody rolls back.
@@ -78,7 +79,7 @@ async function cursorLeftOpen(pool) {
 async function returnedInTransaction(pool) {
   const client = await pool.connect();
   await client.query('begin');
-  await client.query('select 1');
+  await client.query('select 1'); // LEAK-LINE returned_in_transaction
   client.release();
 }
 

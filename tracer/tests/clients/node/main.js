@@ -12,6 +12,7 @@ const args = process.argv.slice(2);
 const library = args[0] === '--with' ? args.splice(0, 2)[1] : 'pg';
 const open = {
   pg: () => require('./pg'),
+  frames: () => require('./frames'),
   knex: () => require('./knex'),
   sequelize: () => require('./sequelize'),
   typeorm: () => require('./typeorm'),

@@ -1,0 +1,80 @@
+//! The runtime of a process, chosen once by what it has mapped: what the kernel side copies of its
+//! frames, and how the copies become part of a stack.
+//!
+//! May import the runtimes' modules, `model` and the contract. A runtime's module finds itself in a
+//! file, and names copied frames; nothing else of the tracer knows what is in them.
+
+use tracer_ebpf::python::Layout;
+use tracer_ebpf::runtime::END_UNREADABLE;
+
+use super::node::{self, Node};
+use super::python::{self, Python};
+use super::{RawStack, Resolved};
+use crate::model::{Frame, FrameKind, Stack};
+
+/// What the kernel side needs to copy the frames of a process's runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuntimeFrames {
+    /// Where the interpreter keeps them.
+    Python(Layout),
+    Node,
+}
+
+/// The runtime of a process.
+pub(super) enum Runtime {
+    Python(Python),
+    Node(Node),
+    /// Its frames are not understood, for this reason.
+    Unknown(String),
+}
+
+impl Runtime {
+    /// What the kernel side is to copy.
+    pub fn frames(&self) -> Option<RuntimeFrames> {
+        match self {
+            Self::Python(python) => Some(RuntimeFrames::Python(python.layout())),
+            Self::Node(_) => Some(RuntimeFrames::Node),
+            Self::Unknown(_) => None,
+        }
+    }
+
+    /// The runtime's frames put into the native stack, of which `addresses` has that of each frame.
+    /// `native_at` gives the innermost native frame at an address.
+    pub fn merge(
+        &mut self,
+        native: Resolved,
+        addresses: &[u64],
+        raw: &RawStack,
+        mut native_at: impl FnMut(u64) -> Option<Frame>,
+    ) -> Resolved {
+        match self {
+            // No runtime was called, or it was not found.
+            Self::Node(_) if raw.runtime.is_empty() && raw.runtime_end == END_UNREADABLE => {
+                unless_named(native, "no JavaScript frames: there are no frame pointers")
+            }
+            Self::Python(_) | Self::Node(_) if raw.runtime.is_empty() => native,
+            Self::Python(python) => {
+                let (frames, truncated) = python.frames(&raw.runtime, raw.runtime_end);
+                let frames = python::merge(native.stack.frames, frames);
+                Resolved { stack: Stack { frames, truncated }, cut: false }
+            }
+            Self::Node(node) => {
+                let (called, truncated) = node.frames(&raw.runtime, raw.runtime_end);
+                let native = addresses.iter().copied().zip(native.stack.frames).collect();
+                let frames = node::merge(native, called, |pc| {
+                    native_at(pc.saturating_sub(1)).is_some_and(|frame| node::is_foreign(&frame))
+                });
+                Resolved { stack: Stack { frames, truncated }, cut: false }
+            }
+            Self::Unknown(reason) => unless_named(native, reason),
+        }
+    }
+}
+
+/// Says why there are no frames of the runtime, unless there are some, by a perf map.
+fn unless_named(mut native: Resolved, reason: &str) -> Resolved {
+    if native.stack.frames.iter().all(|frame| frame.kind != FrameKind::App) {
+        native.stack.truncated = Some(reason.to_owned());
+    }
+    native
+}
