@@ -19,6 +19,13 @@ pub const MAX_DESCRIPTORS: u32 = 32_768;
 /// [`CheckoutMapFull`](crate::drops::DropReason::CheckoutMapFull).
 pub const MAX_CHECKOUTS: u32 = 16_384;
 
+/// Keys of server backends that are remembered, two for each connection. When full, the least
+/// recently used is forgotten.
+pub const MAX_KEYS: u32 = 2 * MAX_CONNECTIONS;
+
+/// Bytes of a pool's object that are searched for the connection's key.
+pub const MAX_KEY_SEARCH: u32 = 512;
+
 /// Processes with a per-process setting (watched, stack class). When full, the process is counted
 /// as [`ProcessMapFull`](crate::drops::DropReason::ProcessMapFull).
 pub const MAX_PROCESSES: u32 = 8_192;

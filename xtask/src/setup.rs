@@ -170,6 +170,7 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
     if groups.contains(&Group::Real) {
         clients::build_go()?;
         clients::build_c()?;
+        clients::build_rust()?;
     }
     if groups.contains(&Group::Licences) {
         cargo_deny(voice)?;

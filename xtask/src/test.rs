@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use xtask::{sh, workspace};
+use xtask::{clients, sh, workspace};
 
 use crate::setup::{self, Group, Unavailable};
 use crate::{build, tidy, toolchain, vm};
@@ -282,6 +282,9 @@ pub fn corpus(arguments: &[String]) -> Result<()> {
     let corpus = target(CORPUS)?;
     build::object()?;
     setup::ensure(corpus.group)?;
+    if !arguments.iter().any(|argument| argument == "--fast") {
+        clients::build_rust_variants()?;
+    }
     let mut command = sh::elevated(&corpus.built()?)
         .context("the corpus needs root: run it as root, or install sudo")?;
     sh::run(command.args(arguments).current_dir(workspace::root().join("tracer")))

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 use tracer_ebpf::{
+    config::{PROC_RELEASES, PROC_UNSURE},
     conn::{AF_INET, AF_INET6, AF_UNIX, Conn, FLAG_EOF, FLAG_EXISTED, conn_generation, conn_slot},
     limits::OPENS_PER_WAKE,
     record::{self, Record},
@@ -292,9 +293,24 @@ impl Ingest {
         self.kernel.conn(conn_slot(id)).filter(|conn| conn.generation == conn_generation(id))
     }
 
+    /// Whether what probes saw of its checkouts can be believed. Where the compiler may have
+    /// inlined copies of a release, some release must have been seen in the process, and no
+    /// connection handed out that was out.
+    fn is_sure(&self, conn: &Conn) -> bool {
+        let by_key = self.pools.get(conn.pool as usize).is_some_and(|pool| pool.joins_by_key);
+        if conn.checkouts == 0 || !by_key {
+            return true;
+        }
+        let process = self.kernel.process(conn.tgid).unwrap_or_default();
+        process.flags & (PROC_RELEASES | PROC_UNSURE) == PROC_RELEASES
+    }
+
     /// Emits a connection's state when it has changed since the last time.
     fn emit_state(&mut self, id: u64, at: MonoNanos, events: &mut Vec<Event>) {
-        let Some(conn) = self.conn(id) else { return };
+        let Some(mut conn) = self.conn(id) else { return };
+        if !self.is_sure(&conn) {
+            conn.checkouts = 0;
+        }
         for slot in conn.stacks.into_iter().filter_map(SlotRef::unpack) {
             self.stacks_in_use[slot.class as usize] += 1;
         }

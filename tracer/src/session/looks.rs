@@ -106,6 +106,9 @@ impl Session {
         if last.is_some() {
             return;
         }
+        if self.programs.have_deep_stacks(&pools) {
+            self.ingest.raise_stack_class(pid);
+        }
         if let Some(mut process) = self.proc.process_seen(Pid(pid), self.programs.runtime(pid)) {
             process.pools = pools;
             let observed = process.pools.iter().filter(|pool| pool.observed);

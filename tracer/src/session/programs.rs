@@ -18,7 +18,7 @@ use crate::{
     ingest::decode::PoolName,
     loader::Kernel,
     model::{Pid, PoolSeen, Runtime},
-    pools::{BinaryPlan, Catalogue, CatalogueError, PoolFound, ProbeTable, inspect},
+    pools::{BinaryPlan, Catalogue, CatalogueError, Pool, PoolFound, ProbeTable, inspect},
     symbolize::map_file,
 };
 
@@ -82,7 +82,12 @@ impl Programs {
     #[must_use]
     pub fn pool_names(&self) -> Vec<PoolName> {
         let pools = self.catalogue.pools().iter();
-        pools.map(|pool| PoolName { name: pool.name.clone(), is_pool: pool.is_pool }).collect()
+        let name = |pool: &Pool| PoolName {
+            name: pool.name.clone(),
+            is_pool: pool.is_pool,
+            joins_by_key: pool.joins_by_key(),
+        };
+        pools.map(name).collect()
     }
 
     /// What could not be inspected or probed, in words.
@@ -94,6 +99,13 @@ impl Programs {
     #[must_use]
     pub fn runtime(&self, pid: u32) -> Option<Runtime> {
         self.runtimes.get(&pid).copied()
+    }
+
+    /// Whether one of these pools needs larger copies of stacks from the beginning.
+    #[must_use]
+    pub fn have_deep_stacks(&self, pools: &[PoolSeen]) -> bool {
+        let mut known = pools.iter().filter_map(|pool| self.catalogue.pool(&pool.name));
+        known.any(Pool::has_deep_stacks)
     }
 
     /// Forgets a process that ended.

@@ -20,6 +20,18 @@ pub enum Build {
     Pie,
 }
 
+/// How a Rust client was built.
+#[derive(Clone, Copy, Debug)]
+pub enum Profile {
+    Release,
+    /// `lto = "thin"`
+    Thin,
+    /// `lto = "fat"`, one codegen unit
+    Fat,
+    /// No symbols.
+    Stripped,
+}
+
 /// Which program.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -32,6 +44,8 @@ pub enum Kind {
     LatePython,
     Descriptors,
     C,
+    /// The client of a pool, as a profile builds it.
+    Rust(&'static str, Profile),
 }
 
 pub const NODE: Kind = Kind::Node("{}");
@@ -79,9 +93,21 @@ impl Kind {
                 late
             }
             Self::Descriptors => python("python/descriptors.py"),
+            Self::Rust(pool, profile) => Command::new(rust_client(pool, profile)),
             Self::C => Command::new(clients::c_dir().join("client")),
         }
     }
+}
+
+/// The Rust client of a pool.
+pub fn rust_client(pool: &str, profile: Profile) -> PathBuf {
+    let profile = match profile {
+        Profile::Release => "release",
+        Profile::Thin => "thin",
+        Profile::Fat => "fat",
+        Profile::Stripped => "stripped",
+    };
+    clients::rust_dir().join(profile).join(format!("{pool}-client"))
 }
 
 /// Another tracer, with uretprobes on functions of a process: each is a file and an offset in it.

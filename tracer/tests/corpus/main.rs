@@ -12,6 +12,7 @@ mod go;
 mod node;
 mod python;
 mod run;
+mod rust;
 mod scenario;
 mod table;
 
@@ -56,7 +57,7 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse(std::env::args().skip(1));
-    let families = [node::scenarios(), go::scenarios(), python::scenarios()];
+    let families = [node::scenarios(), go::scenarios(), python::scenarios(), rust::scenarios()];
     let wanted: Vec<Scenario> =
         families.into_iter().flatten().filter(|scenario| options.wants(scenario)).collect();
     if wanted.is_empty() {

@@ -15,6 +15,7 @@ mod descriptors;
 mod go;
 mod node;
 mod python;
+mod rust;
 mod standby;
 mod vm;
 

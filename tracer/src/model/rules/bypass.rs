@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::purpose;
 use crate::model::{
     connection::Connection,
-    event::{ConnId, MonoNanos, Peer, Runtime},
+    event::{ConnId, MonoNanos, Peer, Runtime, WirePhase},
     process::{Identity, PathKey, Process},
     tracker::Settings,
 };
@@ -105,10 +105,16 @@ fn is_candidate(process: &Process, conn: &Connection) -> bool {
         && conn.pool_checkout().is_none()
         // Where a pool is observed, what its probes did not see is not the pool's, unless it was
         // taken before the watch began.
-        && (!process.is_observed() || conn.opened.existing.is_some())
+        && (!process.is_observed() || conn.opened.existing.is_some() || is_hidden(process, conn))
         && conn.active() == Some(false)
         && !purpose::is_silent_on_purpose(conn)
         && !purpose::is_back_in_pool(conn)
+}
+
+/// Pools of native code are observed by what the wire tells of the connection, which encryption
+/// hides; those of Go are not.
+fn is_hidden(process: &Process, conn: &Connection) -> bool {
+    conn.phase() == WirePhase::Encrypted && process.runtime() != Some(Runtime::Go)
 }
 
 impl<'a> Pools<'a> {
