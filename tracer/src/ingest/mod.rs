@@ -406,11 +406,20 @@ impl Ingest {
 
     /// Moves a process to the next larger stack class; false when it is in the largest.
     pub fn raise_stack_class(&mut self, pid: u32) -> bool {
+        let present = self.kernel.process(pid).unwrap_or_default().stack_class;
+        self.need_stack_class(pid, present + 1)
+    }
+
+    /// Moves a process to this stack class, where it is in a smaller one; false when it cannot be.
+    pub fn need_stack_class(&mut self, pid: u32, class: u32) -> bool {
         let mut process = self.kernel.process(pid).unwrap_or_default();
-        if process.stack_class as usize + 1 >= CLASS_BYTES.len() {
+        if class as usize >= CLASS_BYTES.len() {
             return false;
         }
-        process.stack_class += 1;
+        if process.stack_class >= class {
+            return true;
+        }
+        process.stack_class = class;
         if !self.kernel.set_process(pid, process) {
             return false;
         }

@@ -172,7 +172,7 @@ impl Session {
             }
         }
         for pid in &watched {
-            self.programs.look_at_executable(*pid, &self.proc, self.ingest.kernel());
+            self.look_at_executable(*pid);
         }
         let due = if self.targets.everything() {
             self.is_something_to_watch()

@@ -113,8 +113,13 @@ impl Programs {
         self.runtimes.remove(&pid);
     }
 
-    /// Inspects and probes a process's executable.
-    pub fn look_at_executable(&mut self, pid: u32, proc: &ProcFs, kernel: &mut Kernel) {
+    /// Inspects and probes a process's executable; returns the pools found in it.
+    pub fn look_at_executable(
+        &mut self,
+        pid: u32,
+        proc: &ProcFs,
+        kernel: &mut Kernel,
+    ) -> Vec<PoolSeen> {
         let path = proc.dir(Pid(pid)).join("exe");
         let shown = proc.exe(Pid(pid)).unwrap_or_else(|| path.display().to_string());
         if let Some(inspected) = self.file(&path, &shown, kernel) {
@@ -122,7 +127,9 @@ impl Programs {
                 Some(runtime) => self.runtimes.insert(pid, runtime),
                 None => self.runtimes.remove(&pid),
             };
+            return inspected.pools;
         }
+        Vec::new()
     }
 
     /// Inspects and probes everything a process has mapped; returns the pools found in it.
@@ -132,8 +139,7 @@ impl Programs {
         proc: &ProcFs,
         kernel: &mut Kernel,
     ) -> Vec<PoolSeen> {
-        self.look_at_executable(pid, proc, kernel);
-        let mut found: Vec<PoolSeen> = Vec::new();
+        let mut found = self.look_at_executable(pid, proc, kernel);
         for mapped in proc.mapped_files(Pid(pid)) {
             let shown = mapped.path.display().to_string();
             // Where the kernel does not let `map_files` be followed, the path in the process's own

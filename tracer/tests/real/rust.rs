@@ -6,7 +6,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::common::client::{Kind, Profile, leak_line_in, rust_client};
+use crate::common::client::{Client, Kind, Profile, leak_line_in, rust_client};
+use crate::common::server;
+use crate::common::tracer::Tracer;
 use crate::{Expected, is_found, stays_silent};
 
 const DEADPOOL: Kind = Kind::Rust("deadpool", Profile::Release);
@@ -58,6 +60,32 @@ fn dropped_connections_are_not_reported() {
 #[test]
 fn idle_connections_after_a_burst_are_not_reported() {
     stays_silent(DEADPOOL, &["healthy 3", "burst 11", "healthy 3"], 11);
+}
+
+/// Acquires whose releases are not seen, as where the compiler has inlined them: a connection comes
+/// out again that was out, and that is no leak.
+#[test]
+fn missed_releases_are_no_leaks() {
+    let pool = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/pools/deadpool.toml"));
+    // One that never runs after the first.
+    let pool =
+        pool.expect("the catalogue").replace("::Object as core::ops::drop::Drop>", "::Gone>");
+    let pool = pool.replace("drop_in_place<deadpool", "drop_in_place<gone");
+    let pool = pool.replace("PoolInner::return_object", "PoolInner::gone");
+    let pool = pool.replace("action = \"forget\"", "action = \"release\"");
+    let file = tempfile::NamedTempFile::new().expect("file");
+    std::fs::write(file.path(), pool).expect("written");
+    let server = server();
+    let mut client = Client::start(DEADPOOL, &server);
+    let (pid, file) = (client.pid().to_string(), file.path().display().to_string());
+    let options = ["--format", "json", "--pid", &pid, "--pool", &file];
+    let tracer = Tracer::watch_with(&server, &options);
+    // `taken` is the release that is seen.
+    for command in ["healthy 3", "taken", "burst 5", "healthy 7"] {
+        client.run(command);
+    }
+    let report = tracer.finish_after_silence().report();
+    assert!(report.accusations().is_empty(), "{:#}", report.0);
 }
 
 #[test]
