@@ -111,26 +111,18 @@ pub fn build_rust() -> Result<()> {
     rust_build("release", &["--package", "deadpool-client"])
 }
 
-/// Builds the Rust clients of all pools, and of those whose checkouts are observed the ways in
-/// which programs are built smaller: link-time optimisation, and without symbols.
+/// Builds the Rust clients of all pools, and one without symbols.
 ///
 /// # Errors
 /// When cargo or `strip` fails.
 pub fn build_rust_variants() -> Result<()> {
     rust_build("release", &["--workspace"])?;
-    let observed = ["deadpool-client", "bb8-client", "r2d2-client"];
-    let packages: Vec<&str> = observed.iter().flat_map(|name| ["--package", *name]).collect();
-    for profile in ["thin", "fat"] {
-        rust_build(profile, &packages)?;
-    }
     let stripped = rust_dir().join("stripped");
     fs::create_dir_all(&stripped).with_context(|| format!("making {}", stripped.display()))?;
-    for name in ["deadpool-client", "sqlx-client"] {
-        let mut strip = Command::new("strip");
-        strip.arg("-o").arg(stripped.join(name)).arg(rust_dir().join("release").join(name));
-        sh::run(&mut strip)?;
-    }
-    Ok(())
+    let name = "deadpool-client";
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(stripped.join(name)).arg(rust_dir().join("release").join(name));
+    sh::run(&mut strip)
 }
 
 /// Where the built Rust clients are, in a directory for each profile.

@@ -24,10 +24,6 @@ pub enum Build {
 #[derive(Clone, Copy, Debug)]
 pub enum Profile {
     Release,
-    /// `lto = "thin"`
-    Thin,
-    /// `lto = "fat"`, one codegen unit
-    Fat,
     /// No symbols.
     Stripped,
 }
@@ -103,8 +99,6 @@ impl Kind {
 pub fn rust_client(pool: &str, profile: Profile) -> PathBuf {
     let profile = match profile {
         Profile::Release => "release",
-        Profile::Thin => "thin",
-        Profile::Fat => "fat",
         Profile::Stripped => "stripped",
     };
     clients::rust_dir().join(profile).join(format!("{pool}-client"))

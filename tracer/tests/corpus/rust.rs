@@ -10,63 +10,12 @@ type Steps = &'static [&'static str];
 
 /// Every scenario of the family.
 pub fn scenarios() -> Vec<Scenario> {
-    [sqlx(), deadpool(), bb8(), r2d2(), plain()].into_iter().flatten().collect()
-}
-
-/// sqlx: acquire is a poll function, so leaks are inferred; the task that takes a connection sends
-/// on it, so its stack names the code.
-fn sqlx() -> Vec<Scenario> {
-    let start: fn() -> Command = || Kind::Rust("sqlx", Profile::Release).command();
-    let leaky = |name, steps, must| Scenario::leaky("sqlx", name, start, steps, must);
-    let healthy = |name, steps| Scenario::healthy("sqlx", name, start, steps);
-    let leak = |function| Accusation::leak("strong", 7, Some(function));
-    vec![
-        leaky(
-            "forgotten (mem::forget)",
-            &["healthy 2", "leak forgotten 7", "overlap 3"],
-            leak("sqlx_client::forgotten::{{closure}}"),
-        ),
-        leaky(
-            "kept in a static",
-            &["healthy 2", "leak kept 7", "overlap 3"],
-            leak("sqlx_client::kept::{{closure}}"),
-        ),
-        leaky(
-            "task that never ends, waiting for an outside call",
-            &["healthy 2", "leak task 7", "overlap 3"],
-            leak("sqlx_client::task_never_ends::{{closure}}::{{closure}}"),
-        ),
-        leaky(
-            "transaction never ended",
-            &["leak transaction 7"],
-            Accusation::idle_in_transaction(
-                7,
-                Some("sqlx_client::transaction_not_ended::{{closure}}"),
-            ),
-        ),
-        leaky(
-            "never used",
-            &["leak_alone never_used 7", "overlap 1"],
-            Accusation::never_used("strong", 7),
-        ),
-        healthy("dropped", &["healthy 7"]),
-        healthy("early return", &["early_return 7"]),
-        healthy("transactions committed and dropped", &["transactions 8"]),
-        healthy("cancelled tasks", &["cancelled 7", "healthy 3"]),
-        healthy("burst, then calm", &["burst 11", "healthy 5"]),
-        healthy("min_connections", &["prefill 7", "healthy 3"]),
-        healthy("LISTEN", &["listen", "healthy 5"]),
-        healthy("COPY", &["copy", "healthy 5"]),
-        healthy("one connection without a pool", &["single", "overlap 3"]),
-        healthy("long query", &["hold_query 60", "healthy 5"]).informs("long query"),
-    ]
+    [deadpool(), bb8(), r2d2()].into_iter().flatten().collect()
 }
 
 /// deadpool: observed. Its driver sends from a task of its own, so only the acquire names the code.
 fn deadpool() -> Vec<Scenario> {
     let release: fn() -> Command = || Kind::Rust("deadpool", Profile::Release).command();
-    let thin: fn() -> Command = || Kind::Rust("deadpool", Profile::Thin).command();
-    let fat: fn() -> Command = || Kind::Rust("deadpool", Profile::Fat).command();
     let stripped: fn() -> Command = || Kind::Rust("deadpool", Profile::Stripped).command();
     let leaky = |name, steps, must| Scenario::leaky("deadpool", name, release, steps, must);
     let healthy = |name, steps| Scenario::healthy("deadpool", name, release, steps);
@@ -111,32 +60,11 @@ fn deadpool() -> Vec<Scenario> {
         healthy("long query", &["hold_query 60", "healthy 5"]).informs("long query"),
         healthy("idle from before the watch", &["healthy 3"]).before(&["burst 3"]),
         Scenario::leaky(
-            "deadpool, thin LTO",
-            "forgotten (mem::forget)",
-            thin,
-            forgotten,
-            leak("deadpool_client::forgotten::{{closure}}"),
-        ),
-        Scenario::healthy(
-            "deadpool, thin LTO",
-            "burst, then calm",
-            thin,
-            &["burst 11", "healthy 5"],
-        ),
-        Scenario::leaky(
-            "deadpool, fat LTO",
-            "forgotten (mem::forget)",
-            fat,
-            inferred,
-            Accusation::leak("suspected", 7, None),
-        ),
-        Scenario::healthy("deadpool, fat LTO", "burst, then calm", fat, &["burst 11", "healthy 5"]),
-        Scenario::leaky(
             "deadpool, stripped",
             "forgotten (mem::forget)",
             stripped,
             inferred,
-            Accusation::leak("suspected", 7, None),
+            Accusation::leak("strong", 7, None),
         ),
     ]
 }
@@ -191,21 +119,5 @@ fn r2d2() -> Vec<Scenario> {
         healthy("burst, then calm", &["burst 11", "healthy 5"]),
         healthy("threads", &["threads 7", "healthy 5"]),
         healthy("pre-filled", &["prefill 7", "healthy 3"]),
-    ]
-}
-
-/// No pool: a connection for each request. Nobody is blamed, for the driver sends from a task.
-fn plain() -> Vec<Scenario> {
-    let start: fn() -> Command = || Kind::Rust("plain", Profile::Release).command();
-    let leaky = |name, steps, must| Scenario::leaky("tokio-postgres", name, start, steps, must);
-    let healthy = |name, steps| Scenario::healthy("tokio-postgres", name, start, steps);
-    vec![
-        leaky(
-            "transaction never ended",
-            &["leak transaction 7"],
-            Accusation::idle_in_transaction(7, None),
-        ),
-        healthy("closed", &["healthy 7"]),
-        healthy("pipelining", &["pipeline 7", "later"]),
     ]
 }
