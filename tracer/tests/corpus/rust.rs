@@ -10,7 +10,24 @@ type Steps = &'static [&'static str];
 
 /// Every scenario of the family.
 pub fn scenarios() -> Vec<Scenario> {
-    [deadpool(), bb8(), r2d2()].into_iter().flatten().collect()
+    [sqlx(), deadpool(), bb8(), r2d2()].into_iter().flatten().collect()
+}
+
+/// sqlx: acquire is a poll function, so leaks are inferred; the task that takes a connection sends
+/// on it, so its stack names the code.
+fn sqlx() -> Vec<Scenario> {
+    let start: fn() -> Command = || Kind::Rust("sqlx", Profile::Release).command();
+    vec![
+        Scenario::leaky(
+            "sqlx",
+            "forgotten (mem::forget)",
+            start,
+            &["healthy 2", "leak forgotten 7", "overlap 3"],
+            Accusation::leak("strong", 7, Some("sqlx_client::forgotten::{{closure}}")),
+        ),
+        Scenario::healthy("sqlx", "burst, then calm", start, &["burst 11", "healthy 5"]),
+        Scenario::healthy("sqlx", "min_connections", start, &["prefill 7", "healthy 3"]),
+    ]
 }
 
 /// deadpool: observed. Its driver sends from a task of its own, so only the acquire names the code.
