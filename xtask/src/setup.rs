@@ -173,6 +173,10 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
     if real {
         clients::build_go()?;
         clients::build_c()?;
+        clients::build_rust()?;
+    }
+    if groups.contains(&Group::Corpus) {
+        clients::build_rust_variants()?;
     }
     if groups.contains(&Group::Corpus) && clients::build_java()? {
         println!("setup: built the Java client into {}", clients::java_dir().display());

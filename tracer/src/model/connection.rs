@@ -301,7 +301,11 @@ impl Connection {
             return;
         };
         let (sent, spoke) = (wire.bytes_sent, self.last_byte());
-        let Some(checkout) = self.pool_checkout() else { return };
+        let Some(checkout) = self.pool_checkout() else {
+            // None, or none that is believed any more.
+            self.left_open = None;
+            return;
+        };
         self.left_open = match (checkout.held, checkout.released_at) {
             // Bytes after the return are the pool's own: it may be about to end the transaction.
             (false, Some(back)) if self.active() == Some(false) && spoke <= back => match known {

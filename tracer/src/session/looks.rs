@@ -10,12 +10,15 @@ use super::Session;
 use crate::{
     host::clock,
     ingest::Notice,
-    model::{Event, Pid, Presence, Runtime},
+    model::{Event, Pid, PoolSeen, Presence, Runtime},
 };
 
 /// A process that goes on connecting is looked at again after this long, because programs load
 /// libraries late. Each look that finds nothing new doubles the time, up to the second.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(64));
+
+/// The stack class for pools with deep stacks: 16 KiB.
+const DEEP_STACKS: u32 = 1;
 
 /// The last look at a process that has connections.
 pub(super) struct Look {
@@ -92,10 +95,11 @@ impl Session {
         }
     }
 
-    /// Looks at a program that runs or has just started: probes it, and has the frames of a Python
-    /// process copied from its first connection on.
+    /// Looks at a program that runs or has just started: probes it, and has stacks copied as its
+    /// pools and its runtime need them, from its first connection on.
     pub(super) fn look_at_executable(&mut self, pid: u32) {
-        self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
+        let pools = self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
+        self.prepare_stacks(pid, &pools);
         if self.proc.runtime(Pid(pid), self.programs.runtime(pid)) == Some(Runtime::Python)
             && self.symbolizer.observe(pid).is_ok()
             && !self.copy_python(pid)
@@ -112,6 +116,13 @@ impl Session {
             log::warn!("no Python frames of process {pid}: there are too many such processes");
         }
         true
+    }
+
+    /// Has stacks copied as large as these pools need them.
+    fn prepare_stacks(&mut self, pid: u32, pools: &[PoolSeen]) {
+        if self.programs.have_deep_stacks(pools) {
+            self.ingest.need_stack_class(pid, DEEP_STACKS);
+        }
     }
 
     /// Looks at a process that has connections: who it is, what can be probed, what its code is.
@@ -133,6 +144,7 @@ impl Session {
         if last.is_some() {
             return;
         }
+        self.prepare_stacks(pid, &pools);
         if let Some(mut process) = self.proc.process_seen(Pid(pid), self.programs.runtime(pid)) {
             process.pools = pools;
             let observed = process.pools.iter().filter(|pool| pool.observed);

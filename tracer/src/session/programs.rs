@@ -19,7 +19,7 @@ use crate::{
     ingest::decode::PoolName,
     loader::Kernel,
     model::{Pid, PoolSeen, Presence, Runtime},
-    pools::{BinaryPlan, Catalogue, CatalogueError, PoolFound, ProbeTable, inspect},
+    pools::{BinaryPlan, Catalogue, CatalogueError, Pool, PoolFound, ProbeTable, inspect},
     recognise::{self, Facts},
     symbolize::map_file,
 };
@@ -84,7 +84,12 @@ impl Programs {
     #[must_use]
     pub fn pool_names(&self) -> Vec<PoolName> {
         let pools = self.catalogue.pools().iter();
-        pools.map(|pool| PoolName { name: pool.name.clone(), is_pool: pool.is_pool }).collect()
+        let name = |pool: &Pool| PoolName {
+            name: pool.name.clone(),
+            is_pool: pool.is_pool,
+            joins_by_key: pool.joins_by_key(),
+        };
+        pools.map(name).collect()
     }
 
     /// What could not be inspected or probed, in words.
@@ -98,13 +103,25 @@ impl Programs {
         self.runtimes.get(&pid).copied()
     }
 
+    /// Whether one of these pools needs larger copies of stacks from the beginning.
+    #[must_use]
+    pub fn have_deep_stacks(&self, pools: &[PoolSeen]) -> bool {
+        let mut known = pools.iter().filter_map(|pool| self.catalogue.pool(&pool.name));
+        known.any(Pool::has_deep_stacks)
+    }
+
     /// Forgets a process that ended.
     pub fn forget(&mut self, pid: u32) {
         self.runtimes.remove(&pid);
     }
 
-    /// Inspects and probes a process's executable.
-    pub fn look_at_executable(&mut self, pid: u32, proc: &ProcFs, kernel: &mut Kernel) {
+    /// Inspects and probes a process's executable; returns the pools found in it.
+    pub fn look_at_executable(
+        &mut self,
+        pid: u32,
+        proc: &ProcFs,
+        kernel: &mut Kernel,
+    ) -> Vec<PoolSeen> {
         let path = proc.dir(Pid(pid)).join("exe");
         let shown = proc.exe(Pid(pid)).unwrap_or_else(|| path.display().to_string());
         if let Some(inspected) = self.file(&path, &shown, kernel) {
@@ -112,7 +129,9 @@ impl Programs {
                 Some(runtime) => self.runtimes.insert(pid, runtime),
                 None => self.runtimes.remove(&pid),
             };
+            return inspected.pools;
         }
+        Vec::new()
     }
 
     /// Inspects and probes everything a process has mapped; returns the pools found in it.
@@ -122,8 +141,7 @@ impl Programs {
         proc: &ProcFs,
         kernel: &mut Kernel,
     ) -> Vec<PoolSeen> {
-        self.look_at_executable(pid, proc, kernel);
-        let mut found: Vec<PoolSeen> = Vec::new();
+        let mut found = self.look_at_executable(pid, proc, kernel);
         for mapped in proc.mapped_files(Pid(pid)) {
             let shown = mapped.path.display().to_string();
             // Where the kernel does not let `map_files` be followed, the path in the process's own

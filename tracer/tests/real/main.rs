@@ -17,6 +17,7 @@ mod losses;
 mod node;
 mod pools;
 mod python;
+mod rust;
 mod server;
 mod standby;
 mod vm;
