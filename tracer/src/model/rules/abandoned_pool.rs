@@ -46,6 +46,8 @@ enum Returned {
     Observed,
     /// By the statement with which pools take a connection back.
     Reset,
+    /// By the pool's own code, which wrote to it then.
+    Written,
     /// It was opened and never used: to be in reserve.
     Spare,
     /// Used once, and by the driver: the application asked before there was a connection.
@@ -152,7 +154,8 @@ fn returned(process: &Process, conn: &Connection) -> Returned {
     }
     match conn.used() {
         Some(false) => Returned::Spare,
-        _ if purpose::is_back_in_pool(conn) => Returned::Reset,
+        _ if purpose::is_written_by_return(process, conn) => Returned::Written,
+        _ if purpose::is_back_in_pool(process, conn) => Returned::Reset,
         _ if is_own_query(process, conn) => Returned::OwnQuery,
         _ => Returned::Unknown,
     }
@@ -356,6 +359,7 @@ impl Rule for AbandonedPool {
             }
         };
         why(by(Returned::Observed), "seen to go back, by the pool's probes.");
+        why(by(Returned::Written), "last written to by the pool's own code that takes one back.");
         why(by(Returned::Reset), "last sent the statement with which pools take one back.");
         why(spares, "never used at all, as the reserve of a pool is.");
         why(

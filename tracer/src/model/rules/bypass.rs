@@ -126,7 +126,7 @@ pub(super) fn is_candidate(process: &Process, assumed: &Assumed, conn: &Connecti
             || is_hidden(process, conn))
         && conn.active() == Some(false)
         && !purpose::is_silent_on_purpose(conn)
-        && !purpose::is_back_in_pool(conn)
+        && !purpose::is_back_in_pool(process, conn)
 }
 
 /// Pools of native code are observed by what the wire tells of the connection, which encryption

@@ -164,6 +164,7 @@ async fn run(words: &Words<'_>, pool: &PgPool, outside: &Outside) -> Result<()> 
         "leak_alone" => {
             for _ in 0..words.count()? {
                 leak(words.shape(), pool, outside).await?;
+                sleep(PACE).await;
             }
         }
         "outside_short" => {

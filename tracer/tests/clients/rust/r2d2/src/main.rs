@@ -46,7 +46,8 @@ fn never_used(pool: &Pool<Manager>) -> Result<()> {
 }
 
 fn pool_for_a_request() -> Result<()> {
-    let pool = pool(0, 10)?;
+    // As by default, but for the number.
+    let pool = pool(2, 2)?;
     pool.get()?.query("select 41 + 1", &[])?; // LEAK-LINE pool
     std::mem::forget(pool);
     Ok(())
@@ -179,6 +180,7 @@ fn run(words: &Words<'_>, pool: &Pool<Manager>) -> Result<()> {
         "leak_alone" => {
             for _ in 0..words.count()? {
                 leak(words.shape(), pool)?;
+                thread::sleep(PACE);
             }
         }
         "outside_short" => {

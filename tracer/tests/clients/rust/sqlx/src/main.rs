@@ -77,7 +77,7 @@ async fn returned_in_transaction(pool: &PgPool, count: u64) -> Result<()> {
 }
 
 async fn pool_for_a_request() -> Result<()> {
-    let pool = PgPoolOptions::new().connect_with(options()?).await?;
+    let pool = PgPoolOptions::new().connect_lazy_with(options()?);
     sqlx::query("select 41 + 1").execute(&pool).await?; // LEAK-LINE pool
     std::mem::forget(pool);
     Ok(())
@@ -183,6 +183,7 @@ async fn run(words: &Words<'_>, pool: &PgPool, outside: &Outside) -> Result<()> 
         "leak_alone" => {
             for _ in 0..words.count()? {
                 leak(words.shape(), pool, outside).await?;
+                sleep(PACE).await;
             }
         }
         "healthy" => {
