@@ -295,7 +295,10 @@ fn r2d2() -> Vec<Scenario> {
         leaky(
             "a pool for each request",
             POOLS,
-            Accusation { count: 14, ..accusation("abandoned pool", "suspected", None) },
+            Accusation {
+                count: 14,
+                ..accusation("abandoned pool", "suspected", Some("r2d2_client::pool_for_a_request"))
+            },
         )
         .before(&["healthy 1"]),
         healthy("dropped", &["healthy 7"]),
