@@ -86,6 +86,8 @@ fn missed_releases_are_no_leaks() {
     }
     let report = tracer.finish_after_silence().report();
     assert!(report.accusations().is_empty(), "{:#}", report.0);
+    let coverage = report.0["capture"]["coverage"].to_string();
+    assert!(coverage.contains("some releases are not seen"), "{:#}", report.0);
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn what_sqlx_did_not_take_back_is_a_leak() {
 #[test]
 fn what_sqlx_took_back_is_no_leak() {
     let mut scene = scene_of(Runtime::Native, &["sqlx"]);
-    passed_over(&mut scene, 2, comes_back);
+    passed_over(&mut scene, 3, comes_back);
     is_silent(scene);
 }
 
@@ -72,6 +72,7 @@ fn pools_that_took_all_back_and_are_not_used_again_are_abandoned() {
 fn in_transaction(last: impl Fn(&mut Scene, u64, &mut Conn)) -> Scene {
     let mut scene = scene_of(Runtime::Native, &["sqlx"]);
     let mut conn = scene.open(1_000, APP);
+    scene.stack(1_010, &conn, StackEvent::Open, 0, list());
     used(&mut scene, 1_020, &mut conn, list());
     scene.tell(1_030, &mut conn, |state| state.status = Some(TxStatus::InTransaction));
     last(&mut scene, 1_400, &mut conn);
