@@ -96,3 +96,7 @@ pub struct Process {
 pub const PROC_WATCHED: u32 = 1;
 /// The process has, or had, connections: its fork, exec and exit are reported.
 pub const PROC_CONNECTED: u32 = 2;
+/// A probe that joins by the backend's key saw a release.
+pub const PROC_RELEASES: u32 = 4;
+/// Such a probe saw the acquire of a connection that was out: a release was missed.
+pub const PROC_UNSURE: u32 = 8;

@@ -30,6 +30,13 @@ pub const MAX_WAITED_POOLS: u32 = 1_024;
 /// An acquire that takes less, in nanoseconds, is no wait.
 pub const MIN_WAIT: u64 = 1_000_000;
 
+/// Keys of server backends that are remembered, two for each connection. When full, the least
+/// recently used is forgotten.
+pub const MAX_KEYS: u32 = 2 * MAX_CONNECTIONS;
+
+/// Bytes of a pool's object that are searched for the connection's key.
+pub const MAX_KEY_SEARCH: u32 = 512;
+
 /// Processes with a per-process setting (watched, stack class). When full, the process is counted
 /// as [`ProcessMapFull`](crate::drops::DropReason::ProcessMapFull).
 pub const MAX_PROCESSES: u32 = 8_192;

@@ -48,7 +48,14 @@ pub struct ProbeSpec {
     pub deref_offset: i32,
     /// Pool of the catalogue this probe belongs to; shown in reports through the connection.
     pub pool: u32,
-    pub _pad: u32,
+    /// Not zero: the object at the identity holds, within so many bytes, the process id and key of
+    /// the server's backend, and the connection is found by them instead of `chains`. Without a
+    /// handle of its own, so for objects that move.
+    pub key_within: u32,
+    /// With `has_unless`: nothing happens when the word at this offset has that value.
+    pub unless: u64,
+    pub unless_offset: u32,
+    pub has_unless: u32,
     /// From the identity to the fd.
     pub chains: [Chain; MAX_CHAINS],
 }
@@ -64,4 +71,4 @@ pub struct Chain {
 }
 
 const _: () = assert!(size_of::<Chain>() == 36);
-const _: () = assert!(size_of::<ProbeSpec>() == 16 + MAX_CHAINS * 36);
+const _: () = assert!(size_of::<ProbeSpec>() == 32 + MAX_CHAINS * 36);

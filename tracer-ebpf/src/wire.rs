@@ -243,6 +243,8 @@ pub trait Memory {
     /// Keeps the NUL-terminated text of at most `max` bytes as the connection's statement and
     /// returns the marks that [`classify`](crate::statement::classify) tells.
     fn keep_statement(&mut self, address: u64, max: u32) -> u32;
+    /// The server named its backend's process id and the key that cancels its queries.
+    fn keep_key(&mut self, pid: u32, key: u32);
     /// Keeps at most `max` bytes as the connection's startup parameters.
     fn keep_startup(&mut self, address: u64, max: u32);
 }

@@ -8,6 +8,8 @@
     reason = "helpers of tests may panic; clippy knows only the test functions as tests"
 )]
 
+#[path = "streams/native.rs"]
+mod native;
 #[path = "streams/pool_properties.rs"]
 mod pool_properties;
 #[path = "streams/pools.rs"]

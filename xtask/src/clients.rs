@@ -148,6 +148,45 @@ pub fn build_c() -> Result<()> {
     sh::run(&mut cc)
 }
 
+/// Builds the Rust client that every test has: that of deadpool, as `cargo build --release` makes
+/// it. Cargo itself sees whether there is anything to do.
+///
+/// # Errors
+/// When cargo fails.
+pub fn build_rust() -> Result<()> {
+    rust_build("release", &["--package", "deadpool-client"])
+}
+
+/// Builds the Rust clients of all pools, and one without symbols and with link-time optimisation.
+///
+/// # Errors
+/// When cargo or `strip` fails.
+pub fn build_rust_variants() -> Result<()> {
+    rust_build("release", &["--workspace"])?;
+    for profile in ["thin", "fat"] {
+        rust_build(profile, &["--package", "deadpool-client"])?;
+    }
+    let stripped = rust_dir().join("stripped");
+    fs::create_dir_all(&stripped).with_context(|| format!("making {}", stripped.display()))?;
+    let name = "deadpool-client";
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(stripped.join(name)).arg(rust_dir().join("release").join(name));
+    sh::run(&mut strip)
+}
+
+/// Where the built Rust clients are, in a directory for each profile.
+#[must_use]
+pub fn rust_dir() -> PathBuf {
+    workspace::target().join("clients/rust")
+}
+
+fn rust_build(profile: &str, packages: &[&str]) -> Result<()> {
+    let mut cargo = sh::cargo();
+    cargo.args(["build", "--locked", "--quiet", "--profile", profile]).args(packages);
+    cargo.env(workspace::TARGET_DIR, rust_dir()).current_dir(sources().join("rust"));
+    sh::run(&mut cargo)
+}
+
 /// Where the built C client is.
 #[must_use]
 pub fn c_dir() -> PathBuf {

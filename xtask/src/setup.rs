@@ -173,6 +173,10 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
     if real {
         clients::build_go()?;
         clients::build_c()?;
+        clients::build_rust()?;
+    }
+    if groups.contains(&Group::Corpus) {
+        clients::build_rust_variants()?;
     }
     if real && clients::install_newer_node()? {
         println!("setup: installed another version of Node.js");

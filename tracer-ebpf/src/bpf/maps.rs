@@ -5,15 +5,15 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, ProgramArray, Queue, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, Queue, RingBuf},
 };
 use tracer_ebpf::{
     config::{Config, Process},
     conn::Conn,
     drops::DropReason,
     limits::{
-        MAX_CALLERS, MAX_CHECKOUTS, MAX_CONNECTIONS, MAX_DESCRIPTORS, MAX_PROBES, MAX_PROCESSES,
-        MAX_PYTHONS, MAX_WAITED_POOLS, RING_BYTES,
+        MAX_CALLERS, MAX_CHECKOUTS, MAX_CONNECTIONS, MAX_DESCRIPTORS, MAX_KEYS, MAX_PROBES,
+        MAX_PROCESSES, MAX_PYTHONS, MAX_WAITED_POOLS, RING_BYTES,
     },
     parts,
     probe::ProbeSpec,
@@ -95,6 +95,17 @@ pub static CALLERS: HashMap<CallerKey, Caller> = HashMap::with_max_entries(MAX_C
 #[map]
 pub static WAITS: PerCpuHashMap<WaitsKey, Waits> =
     PerCpuHashMap::with_max_entries(MAX_WAITED_POOLS, 0);
+
+/// Process id and key of server backends, in either order, to connection ids. Full: the one not
+/// looked up for longest is forgotten, and that connection's checkouts are not seen. Stays in the
+/// kernel: who has such a key can cancel queries.
+#[map]
+pub static KEYS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX_KEYS, 0);
+
+/// Process and address of a probe to the offset at which its objects hold that key. Full: the least
+/// recently used is learned again.
+#[map]
+pub static KEY_OFFSETS: LruHashMap<HandleKey, u32> = LruHashMap::with_max_entries(MAX_PROCESSES, 0);
 
 /// Stack slots by class, read by user space when it needs them.
 #[map]

@@ -18,7 +18,7 @@ use tracer_ebpf::{
 
 use super::{
     count::count,
-    maps::{Call, LONGEST_READ, WINDOW_BYTES},
+    maps::{Call, KEYS, LONGEST_READ, WINDOW_BYTES},
 };
 
 /// Reads a plain value from user memory.
@@ -152,6 +152,16 @@ impl Memory for ConnMemory {
     #[inline(always)]
     fn keep_statement(&mut self, address: u64, max: u32) -> u32 {
         keep_statement(self.conn, self.call, address, u64::from(max))
+    }
+
+    #[inline(always)]
+    fn keep_key(&mut self, pid: u32, key: u32) {
+        // SAFETY: a live per-CPU map value of this run alone.
+        let id = unsafe { (*self.call).conn };
+        // A compiler may lay out the two members in either order. The map makes room by itself.
+        let pair = (u64::from(key) << 32) | u64::from(pid);
+        let _full = KEYS.insert(pair, id, 0);
+        let _full = KEYS.insert(pair.rotate_left(32), id, 0);
     }
 
     #[inline(always)]

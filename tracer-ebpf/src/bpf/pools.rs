@@ -10,10 +10,10 @@ use aya_ebpf::{
     bindings::pt_regs, helpers::bpf_get_current_pid_tgid, macros::uprobe, programs::ProbeContext,
 };
 use tracer_ebpf::{
-    config::PROC_CONNECTED,
+    config::{PROC_CONNECTED, PROC_RELEASES, PROC_UNSURE},
     conn::{FLAG_DRIVER, FLAG_EOF},
     drops::DropReason,
-    limits::MAX_PROBES,
+    limits::{MAX_KEY_SEARCH, MAX_PROBES},
     probe::{
         ACTION_ACQUIRE, ACTION_CONNECT, ACTION_ENTER, ACTION_FORGET, ACTION_NONE, Chain,
         MAX_CHAIN_STEPS, MAX_CHAINS, ProbeSpec, REG_RAX, REG_RBX, REG_RCX, REG_RDI, REG_RDX,
@@ -24,7 +24,7 @@ use tracer_ebpf::{
 
 use super::{
     count::{count, now},
-    maps::{CHECKOUTS, FDS, HandleKey, PROBES, PROCS},
+    maps::{CHECKOUTS, FDS, HandleKey, KEY_OFFSETS, KEYS, PROBES, PROCS},
     memory::user,
     sockets::{conn_of, fd_key},
     stacks::{self, Site},
@@ -90,6 +90,103 @@ fn join(spec: &ProbeSpec, tgid: u32, identity: u64) -> Option<u64> {
     None
 }
 
+/// The connection whose backend's process id and key are at `address`; zero for none. The process
+/// must have opened it.
+#[inline(always)]
+fn by_key(tgid: u32, address: u64) -> u64 {
+    let Some(pair) = user::<u64>(address) else { return 0 };
+    // SAFETY: no other reference to this value is held.
+    let Some(id) = (unsafe { KEYS.get(pair) }).copied() else { return 0 };
+    match conn_of(id) {
+        // SAFETY: a live map value.
+        Some(conn) if unsafe { (*conn).tgid } == tgid => id,
+        _ => 0,
+    }
+}
+
+/// The connection that the object at `object` holds, by its backend's key; zero for none. Where
+/// the key is in the object is learned from the first one that has a known key: the layout is the
+/// compiler's. A function of its own for the verifier.
+#[inline(never)]
+fn find_by_key(object: u64, within: u32, tgid: u32, point: u64) -> u64 {
+    let learned = HandleKey { tgid: u64::from(tgid), identity: point };
+    // SAFETY: no other reference to this value is held.
+    if let Some(offset) = unsafe { KEY_OFFSETS.get(learned) }.copied() {
+        // Nowhere else: what lies beside the object may be another one.
+        return by_key(tgid, object.wrapping_add(u64::from(offset)));
+    }
+    for step in 0..MAX_KEY_SEARCH / 4 {
+        let offset = step * 4;
+        if offset >= within {
+            break;
+        }
+        let id = by_key(tgid, object.wrapping_add(u64::from(offset)));
+        if id != 0 {
+            let _full = KEY_OFFSETS.insert(learned, offset, 0);
+            return id;
+        }
+    }
+    0
+}
+
+/// Notes something of a process that has an entry.
+#[inline(always)]
+fn mark(tgid: u32, flag: u32) {
+    if let Some(process) = PROCS.get_ptr_mut(tgid) {
+        // SAFETY: a live map value.
+        unsafe {
+            if (*process).flags & flag == 0 {
+                (*process).flags |= flag;
+            }
+        }
+    }
+}
+
+/// A probe whose object is joined by the backend's key. A connection that it cannot join is of
+/// another server, encrypted, or from before the start: nothing is said of it.
+#[inline(always)]
+fn on_key_probe(spec: &ProbeSpec, regs: *const pt_regs, object: u64) {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let tgid = (pid_tgid >> 32) as u32;
+    // SAFETY: no other reference to this value is held.
+    if unsafe { PROCS.get(tgid) }.is_none_or(|process| process.flags & PROC_CONNECTED == 0) {
+        return;
+    }
+    if spec.has_unless != 0
+        && user::<u64>(object.wrapping_add(u64::from(spec.unless_offset))) == Some(spec.unless)
+    {
+        return;
+    }
+    // SAFETY: `regs` as in `register`.
+    let point = unsafe { (&raw const (*regs).rip).read_volatile() };
+    let id = find_by_key(object, spec.key_within, tgid, point);
+    let Some(conn) = conn_of(id) else { return };
+    let at = now();
+    if spec.action != ACTION_ACQUIRE {
+        mark(tgid, PROC_RELEASES);
+        // SAFETY: a live map value.
+        unsafe {
+            (*conn).held = 0;
+            (*conn).released_at = at;
+        }
+        return;
+    }
+    // SAFETY: a live map value; `regs` as in `register`.
+    let site = unsafe {
+        if (*conn).held != 0 {
+            mark(tgid, PROC_UNSURE);
+            return;
+        }
+        (*conn).pool = spec.pool;
+        (*conn).held = 1;
+        (*conn).acquired_at = at;
+        (*conn).acquire_tid = pid_tgid as u32;
+        (*conn).checkouts += 1;
+        Site::of(regs, at, id, pid_tgid, FLAG_BOUNDARY)
+    };
+    stacks::copy(conn, KIND_ACQUIRE, &site);
+}
+
 #[inline(always)]
 fn on_probe(ctx: &ProbeContext, index: u32) {
     let Some(spec) = PROBES.get(index) else { return };
@@ -98,6 +195,9 @@ fn on_probe(ctx: &ProbeContext, index: u32) {
     }
     let regs: *const pt_regs = ctx.regs;
     let mut identity = register(regs, spec.register);
+    if spec.key_within != 0 {
+        return on_key_probe(spec, regs, identity);
+    }
     let pid_tgid = bpf_get_current_pid_tgid();
     let tgid = (pid_tgid >> 32) as u32;
     if spec.action == ACTION_ENTER {

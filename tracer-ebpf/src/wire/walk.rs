@@ -534,9 +534,13 @@ fn backend<M: Memory>(memory: &mut M, wire: &mut Wire, kind: u8) {
     if kind != b'K' {
         copying(wire, kind);
     } else if left >= 8
-        && let Some(pid) = memory.read::<4>(at)
+        && let Some([p0, p1, p2, p3, k0, k1, k2, k3]) = memory.read::<8>(at)
     {
-        wire.backend_pid = be32(pid);
+        wire.backend_pid = be32([p0, p1, p2, p3]);
+        // Longer ones are those of protocol 3.2 (PostgreSQL 18).
+        if wire.recv.skip == 8 {
+            memory.keep_key(wire.backend_pid, be32([k0, k1, k2, k3]));
+        }
     }
 }
 
@@ -621,10 +625,11 @@ fn tail<M: Memory>(memory: &mut M, wire: &mut Wire) {
     if wire.phase == PHASE_STARTING && len >= 19 {
         // BackendKeyData of 4 bytes of key, directly before the first ReadyForQuery: servers
         // report more parameters than are walked.
-        if let Some([b'K', 0, 0, 0, 12, p0, p1, p2, p3, ..]) =
+        if let Some([b'K', 0, 0, 0, 12, p0, p1, p2, p3, k0, k1, k2, k3, ..]) =
             memory.read::<19>(end.wrapping_sub(19))
         {
             wire.backend_pid = be32([p0, p1, p2, p3]);
+            memory.keep_key(wire.backend_pid, be32([k0, k1, k2, k3]));
         }
     }
     if wire.pending() > 1 {

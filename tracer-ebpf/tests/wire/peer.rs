@@ -28,6 +28,8 @@ pub struct Arena {
     pub strayed: u32,
     pub statement: Vec<u8>,
     pub startup: Vec<u8>,
+    /// Process id and key of the backend.
+    pub key: Option<(u32, u32)>,
     /// Bytes of a buffer at hand, at most.
     pub window_bytes: u64,
     /// Where they are, and how many.
@@ -45,6 +47,7 @@ impl Default for Arena {
             strayed: 0,
             statement: Vec::new(),
             startup: Vec::new(),
+            key: None,
             window_bytes: 255,
             window: (0, 0),
         }
@@ -144,6 +147,10 @@ impl Memory for Arena {
             wire.name_len = name.len() as u32 + 1;
         }
         wire.name_key = name_key(&padded);
+    }
+
+    fn keep_key(&mut self, pid: u32, key: u32) {
+        self.key = Some((pid, key));
     }
 
     fn keep_statement(&mut self, address: u64, max: u32) -> u32 {

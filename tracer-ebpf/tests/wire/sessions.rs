@@ -44,6 +44,7 @@ fn the_backend_is_known_however_many_parameters_the_server_reports() {
         peer.receive(&startup_answer(parameters, 4242));
         assert_eq!(peer.idle(), Some('I'), "{} messages", parameters + OTHERS);
         assert_eq!(peer.wire.backend_pid, 4242, "{} messages", parameters + OTHERS);
+        assert_eq!(peer.memory.key, Some((4242, 0xdead_beef)), "{} messages", parameters + OTHERS);
     }
 }
 
@@ -58,6 +59,7 @@ fn a_negotiated_minor_version_and_a_longer_key_are_a_startup_too() {
     let key = message(b'K', &[&[0, 0, 0x10, 0x92][..], &[7; 32]].concat());
     peer.receive(&[authentication_ok(), key, ready(b'I')].concat());
     assert_eq!((peer.idle(), peer.wire.backend_pid), (Some('I'), 4242));
+    assert_eq!(peer.memory.key, None, "a part of a key finds nothing");
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod elf;
 pub mod pclntab;
 pub mod rets;
 pub mod runtimes;
+pub mod rust_names;
 
 mod file_id;
 

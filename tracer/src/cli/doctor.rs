@@ -1,4 +1,4 @@
-//! `connleak doctor`: facts, and every hook tried by really loading it.
+//! `connleak doctor`: facts, and every hook and one probe tried by really loading it.
 //!
 //! May import `host` and `loader`.
 
@@ -15,7 +15,7 @@ use crate::{
         doctor::{self, HookStatus},
         facts,
     },
-    loader::{Bounds, HOOKS, Kernel},
+    loader::{Bounds, HOOKS, Kernel, LoadError},
 };
 
 /// Runs it.
@@ -37,7 +37,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
     Ok(if works { EXIT_NOTHING } else { EXIT_FAILED })
 }
 
-/// Loads and attaches each hook; all are gone when this returns.
+/// Loads and attaches each hook, and loads a probe; all are gone when this returns.
 fn try_hooks(facts: &facts::Facts) -> Vec<HookStatus> {
     let config = Config {
         ports: [0; MAX_PORTS],
@@ -48,13 +48,21 @@ fn try_hooks(facts: &facts::Facts) -> Vec<HookStatus> {
         off: facts.offsets.clone().unwrap_or_default(),
     };
     let mut kernel = Kernel::load(config, &[], Bounds::default(), 0);
+    let mut works = |attempt: &dyn Fn(&mut Kernel) -> Result<(), LoadError>| match &mut kernel {
+        Ok(kernel) => attempt(kernel).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
     let hooks = HOOKS.iter().map(|(program, hook, gives)| HookStatus {
         name: format!("tp_btf/{hook}"),
-        works: match &mut kernel {
-            Ok(kernel) => kernel.attach_hook(program, hook).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        },
+        works: works(&|kernel| kernel.attach_hook(program, hook)),
         gives: (*gives).to_owned(),
     });
-    hooks.collect()
+    let mut hooks: Vec<_> = hooks.collect();
+    // There is no function to attach it at, but one program is all of them.
+    hooks.push(HookStatus {
+        name: "uprobe".to_owned(),
+        works: works(&|kernel| kernel.load_probe(0).map(drop)),
+        gives: "observed checkouts".to_owned(),
+    });
+    hooks
 }

@@ -29,6 +29,8 @@ pub struct PoolName {
     pub name: String,
     /// False for a driver without a pool.
     pub is_pool: bool,
+    /// Its checkouts are joined by the key of the server's backend.
+    pub joins_by_key: bool,
 }
 
 /// The peer of a connection.

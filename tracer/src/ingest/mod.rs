@@ -9,12 +9,13 @@ pub mod decode;
 mod descriptors;
 mod waits;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 use tracer_ebpf::{
+    config::{PROC_RELEASES, PROC_UNSURE},
     conn::{AF_INET, AF_INET6, AF_UNIX, Conn, FLAG_EOF, FLAG_EXISTED, conn_generation, conn_slot},
     limits::OPENS_PER_WAKE,
     record::{self, Record},
@@ -97,6 +98,7 @@ pub struct Ingest {
     pools: Vec<PoolName>,
     waits: Waits,
     losses: HashMap<&'static str, u64>,
+    unsure: BTreeSet<u32>,
     unknown_records: u64,
     /// Connections opened since the last scan.
     opened: u32,
@@ -120,6 +122,7 @@ impl Ingest {
             pools,
             waits: Waits::default(),
             losses: HashMap::new(),
+            unsure: BTreeSet::new(),
             unknown_records: 0,
             opened: 0,
             stacks_in_use: Default::default(),
@@ -303,9 +306,33 @@ impl Ingest {
         self.kernel.conn(conn_slot(id)).filter(|conn| conn.generation == conn_generation(id))
     }
 
+    /// Whether what probes saw of its checkouts can be believed. Where the compiler may have
+    /// inlined copies of a release, some release must have been seen in the process, and no
+    /// connection handed out that was out.
+    fn is_sure(&mut self, conn: &Conn) -> bool {
+        let by_key = self.pools.get(conn.pool as usize).is_some_and(|pool| pool.joins_by_key);
+        if conn.checkouts == 0 || !by_key {
+            return true;
+        }
+        let process = self.kernel.process(conn.tgid).unwrap_or_default();
+        if process.flags & PROC_UNSURE != 0 {
+            self.unsure.insert(conn.tgid);
+        }
+        process.flags & (PROC_RELEASES | PROC_UNSURE) == PROC_RELEASES
+    }
+
+    /// Processes whose checkouts are not believed, because some release was not seen.
+    #[must_use]
+    pub fn unsure(&self) -> Vec<u32> {
+        self.unsure.iter().copied().collect()
+    }
+
     /// Emits a connection's state when it has changed since the last time.
     fn emit_state(&mut self, id: u64, at: MonoNanos, events: &mut Vec<Event>) {
-        let Some(conn) = self.conn(id) else { return };
+        let Some(mut conn) = self.conn(id) else { return };
+        if !self.is_sure(&conn) {
+            conn.checkouts = 0;
+        }
         for slot in conn.stacks.into_iter().filter_map(SlotRef::unpack) {
             self.stacks_in_use[slot.class as usize] += 1;
         }
@@ -406,9 +433,15 @@ impl Ingest {
 
     /// Moves a process to the next larger stack class; false when there is none.
     pub fn raise_stack_class(&mut self, pid: u32) -> bool {
-        let process = self.kernel.process(pid).unwrap_or_default();
-        process.stack_class < LARGEST_CLASS
-            && self.set_copied(pid, process.stack_class + 1, runtime::NONE)
+        let present = self.kernel.process(pid).unwrap_or_default().stack_class;
+        present < LARGEST_CLASS && self.set_copied(pid, present + 1, runtime::NONE)
+    }
+
+    /// Moves a process to this size of stacks, where it has a smaller one; false when it cannot be.
+    pub fn need_stack_class(&mut self, pid: u32, class: u32) -> bool {
+        let present = self.kernel.process(pid).unwrap_or_default().stack_class;
+        // The runtimes' class is no size.
+        present >= class || self.set_copied(pid, class.min(LARGEST_CLASS), runtime::NONE)
     }
 
     /// From now on the frames of a process's runtime are copied with its stacks.

@@ -259,6 +259,26 @@ impl Kernel {
             .map_err(|error| failed(shorten(&error)))
     }
 
+    /// Loads probe program `index`, unless it is.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Program`] when the kernel refuses it.
+    pub fn load_probe(&mut self, index: usize) -> Result<&mut UProbe, LoadError> {
+        let name = format!("probe_{index}");
+        let refused = |reason: &str| refused(&name, "uprobe", reason);
+        let probe: &mut UProbe = self
+            .ebpf
+            .program_mut(&name)
+            .ok_or_else(|| refused("not in the object"))?
+            .try_into()
+            .map_err(|error: aya::programs::ProgramError| refused(&shorten(&error)))?;
+        if self.loaded_probes.insert(index) {
+            probe.load().map_err(|error| refused(&shorten(&error)))?;
+        }
+        Ok(probe)
+    }
+
     /// Attaches probe program `index` to a file, for all processes that map it.
     ///
     /// # Errors
@@ -270,21 +290,7 @@ impl Kernel {
         path: &Path,
         offset: u64,
     ) -> Result<(), LoadError> {
-        let name = format!("probe_{index}");
-        let refused = |reason| LoadError::Program {
-            program: name.clone(),
-            hook: path.display().to_string(),
-            reason,
-        };
-        let probe: &mut UProbe = self
-            .ebpf
-            .program_mut(&name)
-            .ok_or_else(|| refused("not in the object".to_owned()))?
-            .try_into()
-            .map_err(|error: aya::programs::ProgramError| refused(shorten(&error)))?;
-        if self.loaded_probes.insert(index) {
-            probe.load().map_err(|error| refused(shorten(&error)))?;
-        }
+        let probe = self.load_probe(index)?;
         let link = probe.attach(offset, path, UProbeScope::AllProcesses).map_err(|error| {
             LoadError::Attach { path: path.to_owned(), offset, reason: shorten(&error) }
         })?;

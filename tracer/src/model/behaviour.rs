@@ -74,6 +74,26 @@ pub struct Behaviour {
     pub reap_ms: u64,
     #[serde(default, skip_serializing_if = "is_postgresql")]
     pub protocol: Protocol,
+    /// A function of the pool that writes to a connection which came back, and to no other; `*`
+    /// stands for any text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub return_function: Option<String>,
+}
+
+impl Behaviour {
+    /// Whether this is the function that takes a connection back.
+    pub(super) fn returns_in(&self, function: &str) -> bool {
+        let Some(pattern) = &self.return_function else { return false };
+        let mut parts = pattern.split('*');
+        let Some(mut rest) = parts.next().and_then(|first| function.strip_prefix(first)) else {
+            return false;
+        };
+        for part in parts {
+            let Some((_, after)) = rest.split_once(part) else { return false };
+            rest = after;
+        }
+        true
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -207,6 +227,7 @@ mod tests {
             max_lifetime_ms: Some(60_000),
             reap_ms: 0,
             protocol: Protocol::Postgresql,
+            return_function: Some("pool::Pool*::put_back".to_owned()),
         }
     }
 
@@ -222,6 +243,7 @@ mod tests {
             max_lifetime_ms: Some(90_000),
             reap_ms: 30_000,
             protocol: Protocol::Postgresql,
+            return_function: None,
         };
         let one = pool(Presence::Loaded, bold());
         let other = pool(Presence::Installed, careful);
@@ -235,6 +257,17 @@ mod tests {
             assert_eq!(both.idle_timeout, None);
             assert_eq!(both.max_lifetime, Some((90_000_000_000, 122_000_000_000)));
         }
+    }
+
+    #[test]
+    fn a_return_function_is_told_by_its_pattern() {
+        let it = bold();
+        assert!(it.returns_in("pool::Pool<DB>::put_back"));
+        assert!(it.returns_in("pool::Pool::put_back::{{closure}}"));
+        assert!(!it.returns_in("app::pool::Pool::put_back"));
+        assert!(!it.returns_in("pool::Pool<DB>::take"));
+        let without = Behaviour { return_function: None, ..bold() };
+        assert!(!without.returns_in("pool::Pool::put_back") && !without.returns_in(""));
     }
 
     #[test]

@@ -301,7 +301,11 @@ impl Connection {
             return;
         };
         let (sent, spoke) = (wire.bytes_sent, self.last_byte());
-        let Some(checkout) = self.pool_checkout() else { return };
+        let Some(checkout) = self.pool_checkout() else {
+            // None, or none that is believed any more.
+            self.left_open = None;
+            return;
+        };
         self.left_open = match (checkout.held, checkout.released_at) {
             // Bytes after the return are the pool's own: it may be about to end the transaction.
             (false, Some(back)) if self.active() == Some(false) && spoke <= back => match known {
@@ -413,7 +417,20 @@ impl Connection {
         self.blame_order().into_iter().filter_map(|of| Some((of, self.stack(of)?))).collect()
     }
 
-    /// The same, with that of its opening at the front.
+    /// The same for whoever used it last. Where that is nobody's code, because the driver sends from
+    /// a task of its own, the code that opened it may have given it back since, unless all that ran
+    /// was one statement.
+    pub(super) fn stacks_of_use(&self) -> Vec<(StackEvent, &Stack)> {
+        let mut stacks = self.stacks();
+        let own_task =
+            self.stack(StackEvent::LastUse).is_some_and(|used| app_frame(used).is_none());
+        if own_task && self.wire.as_ref().is_some_and(|wire| wire.statements > 1) {
+            stacks.retain(|(of, _)| *of != StackEvent::Open);
+        }
+        stacks
+    }
+
+    /// All of them, with that of its opening at the front.
     pub(super) fn stacks_of_opening(&self) -> Vec<(StackEvent, &Stack)> {
         let mut stacks = self.stacks();
         stacks.sort_by_key(|(of, _)| *of != StackEvent::Open);

@@ -94,6 +94,8 @@ pub struct Process {
     pub seen: Option<ProcessSeen>,
     /// Since when a pool of it is observed; what was taken before was not seen.
     pub(super) observed_since: Option<MonoNanos>,
+    /// Its connections have checkouts that were seen.
+    pub(super) sees_checkouts: bool,
     /// [`seen`](Self::seen) is its own, not its parent's.
     pub(super) seen_directly: bool,
     /// When it ended, if it did.
@@ -120,6 +122,7 @@ impl Process {
             pid,
             seen,
             observed_since: None,
+            sees_checkouts: false,
             seen_directly: false,
             ended_at: None,
             opened: 0,
@@ -142,15 +145,23 @@ impl Process {
 
     /// Acquire and release of some pool of this process are probed.
     #[must_use]
-    pub fn is_observed(&self) -> bool {
+    pub fn has_probed_pool(&self) -> bool {
         self.seen.as_ref().is_some_and(|seen| seen.pools.iter().any(|pool| pool.observed))
+    }
+
+    /// What its probes do not tell of a connection did not happen: they see every checkout. Of
+    /// native code, whose compilers copy functions, only once they saw one, and while what they see
+    /// is believed.
+    #[must_use]
+    pub fn is_observed(&self) -> bool {
+        self.has_probed_pool() && (self.sees_checkouts || self.runtime() == Some(Runtime::Go))
     }
 
     /// The connection was opened before the probes of this process's pool were attached, so it may
     /// have been taken from the pool before.
     #[must_use]
     pub fn opened_before_observed(&self, opened_at: MonoNanos) -> bool {
-        self.is_observed() && self.observed_since.is_some_and(|since| opened_at < since)
+        self.has_probed_pool() && self.observed_since.is_some_and(|since| opened_at < since)
     }
 
     /// How many connections a pool of this process opens at the most; `None` when it is not known.
@@ -217,6 +228,7 @@ impl Process {
     /// The image was replaced: the code and its pools are gone.
     pub(super) fn forget_code(&mut self) {
         self.observed_since = None;
+        self.sees_checkouts = false;
         self.waits.clear();
         self.paths.clear();
         self.past.clear();

@@ -334,7 +334,7 @@ impl Tracker {
         }
         process.seen = Some(seen.clone());
         process.seen_directly = true;
-        let observed = process.is_observed();
+        let observed = process.has_probed_pool();
         process.observed_since = process.observed_since.or(Some(at)).filter(|_| observed);
     }
 
@@ -544,7 +544,14 @@ impl Tracker {
             .and_then(|sampled| Some((sampled.uses, PathKey::of(app_frame(&sampled.stack)?)?)));
         let Some(conn) = self.connections.get_mut(&id) else { return };
         conn.local_port = local_port.or(conn.local_port);
+        let knew = conn.pool_checkout().is_some();
         let before = conn.wire.replace(state.clone());
+        let knows = conn.pool_checkout().is_some();
+        if knew != knows
+            && let Some(process) = self.processes.get_mut(&conn.opener)
+        {
+            process.sees_checkouts = knows;
+        }
         conn.forget_read();
         conn.refuted |= refuted;
         conn.woke |= woke;

@@ -7,9 +7,13 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
-use tracer_ebpf::probe::{
-    ACTION_ACQUIRE, ACTION_CONNECT, ACTION_ENTER, ACTION_FORGET, ACTION_RELEASE, Chain,
-    MAX_CHAIN_STEPS, MAX_CHAINS, ProbeSpec, REG_RAX, REG_RBX, REG_RCX, REG_RDI, REG_RDX, REG_RSI,
+use tracer_ebpf::{
+    limits::MAX_KEY_SEARCH,
+    probe::{
+        ACTION_ACQUIRE, ACTION_CONNECT, ACTION_ENTER, ACTION_FORGET, ACTION_RELEASE, Chain,
+        MAX_CHAIN_STEPS, MAX_CHAINS, ProbeSpec, REG_RAX, REG_RBX, REG_RCX, REG_RDI, REG_RDX,
+        REG_RSI,
+    },
 };
 
 use crate::model::{Behaviour, Runtime};
@@ -87,6 +91,17 @@ enum Register {
     Rdx,
     Rdi,
     Rsi,
+}
+
+/// How a file's functions are named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Names {
+    /// As in the symbol table, or in Go's function table.
+    #[default]
+    Exact,
+    /// Plain paths of Rust: see [`rust_names`](crate::binary::rust_names).
+    Rust,
 }
 
 /// What tells a pool.
@@ -172,7 +187,25 @@ pub struct Pool {
     /// `None` for what is no pool in a process.
     pub behaviour: Option<Behaviour>,
     pub(crate) recognise: Recognise,
+    pub(super) names: Names,
+    /// Why nothing of it is probed, in words.
+    pub(super) unobserved: Option<String>,
     pub(super) probes: Vec<Probe>,
+}
+
+impl Pool {
+    /// Its probes find the connection by the key of the server's backend, which the wire tells.
+    #[must_use]
+    pub fn joins_by_key(&self) -> bool {
+        self.probes.iter().any(|probe| probe.spec.key_within != 0)
+    }
+
+    /// Between its functions and the application's are poll functions, which keep whole futures in
+    /// their frames: the smallest copies of stacks end among them.
+    #[must_use]
+    pub fn has_deep_stacks(&self) -> bool {
+        self.names == Names::Rust
+    }
 }
 
 /// All pools that are looked for.
@@ -244,6 +277,9 @@ struct File {
     #[serde(default)]
     pooler: bool,
     recognise: Recognise,
+    #[serde(default)]
+    names: Names,
+    unobserved: Option<String>,
     #[serde(default, rename = "probe")]
     probes: Vec<RawProbe>,
     #[serde(default)]
@@ -260,8 +296,20 @@ struct RawProbe {
     register: Register,
     deref: Option<i32>,
     chains: Option<String>,
+    /// The object has the key of the server's backend within so many bytes.
+    key_within: Option<u32>,
+    unless: Option<Unless>,
     #[serde(default)]
     optional: bool,
+}
+
+/// A word of the object that says that there is none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unless {
+    offset: u32,
+    /// TOML's integers have a sign.
+    value: i64,
 }
 
 #[derive(Deserialize)]
@@ -302,8 +350,31 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
             derefs: u8::from(probe.deref.is_some()),
             deref_offset: probe.deref.unwrap_or(0),
             pool: index,
+            key_within: probe.key_within.unwrap_or(0),
             ..ProbeSpec::default()
         };
+        if probe.key_within.is_some()
+            && matches!(probe.action, Action::Release | Action::Forget)
+            && probe.unless.is_none()
+        {
+            // They have no handle to forget, and whose the connection was is known: one entry does
+            // for all pools.
+            (spec.action, spec.pool) = (ACTION_RELEASE, 0);
+        }
+        if let Some(unless) = &probe.unless {
+            spec.has_unless = 1;
+            spec.unless_offset = unless.offset;
+            spec.unless = unless.value.cast_unsigned();
+        }
+        if probe.key_within.is_some_and(|bytes| bytes == 0 || bytes > MAX_KEY_SEARCH) {
+            return Err(format!("{}: key_within is 1 to {MAX_KEY_SEARCH}", probe.function));
+        }
+        if probe.key_within.is_some() && probe.deref.is_some() {
+            return Err(format!("{}: key_within has no deref", probe.function));
+        }
+        if probe.unless.is_some() && probe.key_within.is_none() {
+            return Err(format!("{}: unless goes with key_within", probe.function));
+        }
         // Entry probes fire before anything is returned, so an acquire there has no handle; and a
         // release at the return may come after the next acquire of the same connection.
         let at = match probe.action {
@@ -319,6 +390,7 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
         }
         let mut accessor = None;
         match (&probe.chains, at) {
+            (None, At::Returns) if probe.key_within.is_some() => {}
             (Some(name), At::Returns) => match raw.chains.get(name) {
                 Some(Chains::Offsets(chains)) => set_chains(&mut spec, chains)
                     .map_err(|problem| format!("chains {name}: {problem}"))?,
@@ -328,7 +400,8 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
             (None, At::Entry) => {}
             _ => {
                 return Err(format!(
-                    "{}: acquire and connect need chains, release, forget and enter have none",
+                    "{}: acquire and connect need chains or key_within; release, forget and \
+                     enter have no chains",
                     probe.function
                 ));
             }
@@ -348,6 +421,8 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
         pooler: raw.pooler,
         behaviour: raw.behaviour,
         recognise: raw.recognise,
+        names: raw.names,
+        unobserved: raw.unobserved,
         probes,
     })
 }
@@ -392,7 +467,7 @@ mod tests {
     fn the_embedded_files_are_a_catalogue_that_fits_the_probe_programs() {
         let catalogue = Catalogue::embedded().expect("catalogue");
         let table = ProbeTable::new(&catalogue).expect("fits");
-        assert_eq!(table.specs().len(), 14);
+        assert_eq!(table.specs().len(), 19);
         for spec in table.specs() {
             assert!(catalogue.pools().get(spec.pool as usize).is_some());
         }

@@ -9,18 +9,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use memchr::memmem;
 use tracer_ebpf::{limits::MAX_PROBES, probe::ProbeSpec};
 
-use super::catalogue::{Action, At, Catalogue, CatalogueError, Pool, Probe, set_chains};
+use super::catalogue::{Action, At, Catalogue, CatalogueError, Names, Pool, Probe, set_chains};
 use crate::{
     binary::{
         elf::{Elf, ElfError},
         pclntab::{GoTable, Version},
-        rets, runtimes,
+        rets, runtimes, rust_names,
     },
     model::Runtime,
 };
 
 /// Copies of one function that are probed; more are refused, for each costs an attachment.
 const MAX_COPIES: usize = 64;
+
+/// Of a Rust program without symbols.
+const STRIPPED: &str = "symbols stripped: pool recognised by panic paths; checkouts are inferred";
+/// Of a Rust program that lacks functions which its source has.
+const INLINED: &str = "inlined by the compiler, as link-time optimisation does; checkouts are \
+                       inferred";
+
+/// The crate of a plain path.
+fn crate_of(path: &str) -> &str {
+    let path = path.strip_prefix("drop_in_place").unwrap_or(path);
+    let path = path.strip_prefix('<').unwrap_or(path);
+    path.split("::").next().unwrap_or(path)
+}
 
 /// The probe programs' specifications: entry `n` is for program `n`.
 ///
@@ -134,18 +147,29 @@ struct File<'a> {
     runtime: Option<Runtime>,
     /// The functions that the catalogue names.
     functions: BTreeMap<&'a str, BTreeSet<Range>>,
+    /// Some function has a name in the symbol tables.
+    has_symbols: bool,
 }
 
 impl<'a> File<'a> {
     fn read(elf: Elf<'a>, go: Option<GoTable<&'a [u8]>>, catalogue: &'a Catalogue) -> Self {
         let mut wanted = BTreeSet::new();
+        let mut wanted_of_rust = BTreeSet::new();
         for pool in catalogue.pools() {
             let recognise = &pool.recognise;
             wanted.extend(recognise.any_function.iter().chain(&recognise.all_functions));
-            wanted.extend(pool.probes.iter().map(|probe| &probe.function));
+            let functions = pool.probes.iter().map(|probe| &probe.function);
+            match pool.names {
+                Names::Exact => wanted.extend(functions),
+                Names::Rust => wanted_of_rust.extend(functions),
+            }
             wanted.extend(pool.probes.iter().filter_map(|probe| probe.accessor.as_ref()));
         }
         let wanted: BTreeSet<&str> = wanted.into_iter().map(String::as_str).collect();
+        let wanted_of_rust: BTreeSet<&str> =
+            wanted_of_rust.into_iter().map(String::as_str).collect();
+        let crates: BTreeSet<&str> = wanted_of_rust.iter().map(|path| crate_of(path)).collect();
+        let mut has_symbols = false;
         let mut functions = BTreeMap::<_, BTreeSet<_>>::new();
         for function in go.iter().flat_map(GoTable::functions) {
             if let Some(&name) = wanted.get(&*function.name) {
@@ -155,18 +179,26 @@ impl<'a> File<'a> {
         // The symbol table's sizes leave out the padding: the Go table goes first, and alone.
         let by_go: BTreeSet<_> = functions.keys().copied().collect();
         for symbol in elf.functions() {
-            let name = str::from_utf8(symbol.name).ok();
-            if let Some(&name) = name.and_then(|name| wanted.get(name))
+            let Ok(name) = str::from_utf8(symbol.name) else { continue };
+            has_symbols = true;
+            let end = symbol.vaddr.saturating_add(symbol.size);
+            if let Some(&name) = wanted.get(name)
                 && !by_go.contains(name)
             {
-                let end = symbol.vaddr.saturating_add(symbol.size);
                 functions.entry(name).or_default().insert((symbol.vaddr, end));
+            }
+            // Demangling costs something, and programs have tens of thousands of functions.
+            if crates.iter().any(|of| name.contains(of))
+                && let Some(path) = rust_names::plain_path(name)
+                && let Some(&path) = wanted_of_rust.get(&*path)
+            {
+                functions.entry(path).or_default().insert((symbol.vaddr, end));
             }
         }
         let runtime = go.as_ref().map(|_| Runtime::Go).or_else(|| {
             elf.exported_functions().find_map(|symbol| runtimes::of_function(symbol.name))
         });
-        Self { elf, go, runtime, functions }
+        Self { elf, go, runtime, functions, has_symbols }
     }
 
     fn defines(&self, function: &str) -> bool {
@@ -202,8 +234,20 @@ impl<'a> File<'a> {
     fn plan(&self, index: usize, pool: &Pool, table: &mut ProbeTable) -> PoolFound {
         let mut notes = Vec::new();
         let mut points = Vec::new();
+        if pool.names == Names::Rust && !self.has_symbols {
+            return PoolFound {
+                pool: index,
+                name: pool.name.clone(),
+                is_pool: pool.is_pool,
+                observed: false,
+                note: Some(STRIPPED.to_owned()),
+                points,
+            };
+        }
         if pool.probes.is_empty() {
-            notes.push("recognised, but it has no functions that can be probed".to_owned());
+            let why = pool.unobserved.as_deref();
+            let why = why.unwrap_or("recognised, but it has no functions that can be probed");
+            notes.push(why.to_owned());
         }
         if self.go.as_ref().is_some_and(|go| go.version() == Version::Go116) {
             notes.push("Go before 1.18 may pass arguments on the stack".to_owned());
@@ -213,6 +257,12 @@ impl<'a> File<'a> {
                 Ok(found) => points.extend(found),
                 Err(note) => notes.push(note),
             }
+        }
+        if pool.is_pool && !self.has_release(pool) {
+            notes.push("no function that gives a connection back is in the file".to_owned());
+        }
+        if pool.names == Names::Rust && self.lacks_functions(pool) {
+            notes.push(INLINED.to_owned());
         }
         notes.extend(self.escapes(pool));
         // Acquires without their releases would be leaks that are none.
@@ -229,6 +279,19 @@ impl<'a> File<'a> {
             note: (!notes.is_empty()).then(|| notes.join("; ")),
             points,
         }
+    }
+
+    /// Some function is in the file that gives connections back, where such are known.
+    fn has_release(&self, pool: &Pool) -> bool {
+        let releases = pool.probes.iter().filter(|probe| probe.action == Action::Release);
+        let mut defined = releases.map(|probe| self.defines(&probe.function));
+        pool.probes.is_empty() || defined.any(|defined| defined)
+    }
+
+    /// A function without which a pool cannot be observed is not in the file.
+    fn lacks_functions(&self, pool: &Pool) -> bool {
+        let mut required = pool.probes.iter().filter(|probe| !probe.optional);
+        required.any(|probe| !self.defines(&probe.function)) || !self.has_release(pool)
     }
 
     /// The places of a probe, or why it has none.

@@ -10,12 +10,15 @@ use super::Session;
 use crate::{
     host::clock,
     ingest::Notice,
-    model::{Event, Pid, Presence, Runtime},
+    model::{Event, Pid, PoolSeen, Presence, Runtime},
 };
 
 /// A process that goes on connecting is looked at again after this long, because programs load
 /// libraries late. Each look that finds nothing new doubles the time, up to the second.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(64));
+
+/// The stack class for pools with deep stacks: 16 KiB.
+const DEEP_STACKS: u32 = 1;
 
 /// The last look at a process that has connections.
 pub(super) struct Look {
@@ -98,10 +101,11 @@ impl Session {
         }
     }
 
-    /// Looks at a program that runs or has just started: probes it, and has the frames of a runtime
-    /// copied from the process's first connection on.
+    /// Looks at a program that runs or has just started: probes it, and has stacks copied as its
+    /// pools and its runtime need them, from its first connection on.
     pub(super) fn look_at_executable(&mut self, pid: u32) {
-        self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
+        let pools = self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
+        self.prepare_stacks(pid, &pools);
         let runtime = self.proc.runtime(Pid(pid), self.programs.runtime(pid));
         if matches!(runtime, Some(Runtime::Python | Runtime::Node))
             && self.symbolizer.observe(pid).is_ok()
@@ -135,6 +139,13 @@ impl Session {
         }
     }
 
+    /// Has stacks copied as large as these pools need them.
+    fn prepare_stacks(&mut self, pid: u32, pools: &[PoolSeen]) {
+        if self.programs.have_deep_stacks(pools) {
+            self.ingest.need_stack_class(pid, DEEP_STACKS);
+        }
+    }
+
     /// Looks at a process that has connections: who it is, what can be probed, what its code is.
     pub(super) fn look(&mut self, pid: u32) {
         // A failure is an absence: the process may be gone already, and its stacks say so.
@@ -154,6 +165,7 @@ impl Session {
         if last.is_some() {
             return;
         }
+        self.prepare_stacks(pid, &pools);
         if let Some(mut process) = self.proc.process_seen(Pid(pid), self.programs.runtime(pid)) {
             process.pools = pools;
             let observed = process.pools.iter().filter(|pool| pool.observed);

@@ -310,6 +310,12 @@ impl Session {
         self.look_again();
         let at = clock::now();
         self.ingest.scan(at, &mut self.pending);
+        for pid in self.ingest.unsure() {
+            self.note(format!(
+                "checkouts of process {pid} are inferred: its pool gave a connection out that was \
+                 out, so some releases are not seen"
+            ));
+        }
         self.flush(sink)?;
         self.resolve(at, sink)?;
         self.look_for_unread(sink)?;

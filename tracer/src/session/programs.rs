@@ -19,7 +19,7 @@ use crate::{
     ingest::decode::PoolName,
     loader::Kernel,
     model::{Pid, PoolSeen, Presence, Runtime},
-    pools::{BinaryPlan, Catalogue, CatalogueError, PoolFound, ProbeTable, inspect},
+    pools::{BinaryPlan, Catalogue, CatalogueError, Pool, PoolFound, ProbeTable, inspect},
     recognise::{self, Facts},
     symbolize::map_file,
 };
@@ -87,7 +87,12 @@ impl Programs {
     #[must_use]
     pub fn pool_names(&self) -> Vec<PoolName> {
         let pools = self.catalogue.pools().iter();
-        pools.map(|pool| PoolName { name: pool.name.clone(), is_pool: pool.is_pool }).collect()
+        let name = |pool: &Pool| PoolName {
+            name: pool.name.clone(),
+            is_pool: pool.is_pool,
+            joins_by_key: pool.joins_by_key(),
+        };
+        pools.map(name).collect()
     }
 
     /// What could not be inspected or probed, in words.
@@ -99,6 +104,13 @@ impl Programs {
     #[must_use]
     pub fn runtime(&self, pid: u32) -> Option<Runtime> {
         self.runtimes.get(&pid).copied()
+    }
+
+    /// Whether one of these pools needs larger copies of stacks from the beginning.
+    #[must_use]
+    pub fn have_deep_stacks(&self, pools: &[PoolSeen]) -> bool {
+        let mut known = pools.iter().filter_map(|pool| self.catalogue.pool(&pool.name));
+        known.any(Pool::has_deep_stacks)
     }
 
     /// Forgets a process that ended.
@@ -117,8 +129,13 @@ impl Programs {
         self.scripts.insert(pid, scripts);
     }
 
-    /// Inspects and probes a process's executable.
-    pub fn look_at_executable(&mut self, pid: u32, proc: &ProcFs, kernel: &mut Kernel) {
+    /// Inspects and probes a process's executable; returns the pools found in it.
+    pub fn look_at_executable(
+        &mut self,
+        pid: u32,
+        proc: &ProcFs,
+        kernel: &mut Kernel,
+    ) -> Vec<PoolSeen> {
         let path = proc.dir(Pid(pid)).join("exe");
         let shown = proc.exe(Pid(pid)).unwrap_or_else(|| path.display().to_string());
         if let Some(inspected) = self.file(&path, &shown, kernel) {
@@ -126,7 +143,9 @@ impl Programs {
                 Some(runtime) => self.runtimes.insert(pid, runtime),
                 None => self.runtimes.remove(&pid),
             };
+            return inspected.pools;
         }
+        Vec::new()
     }
 
     /// Inspects and probes everything a process has mapped; returns the pools found in it.
@@ -136,8 +155,7 @@ impl Programs {
         proc: &ProcFs,
         kernel: &mut Kernel,
     ) -> Vec<PoolSeen> {
-        self.look_at_executable(pid, proc, kernel);
-        let mut found: Vec<PoolSeen> = Vec::new();
+        let mut found = self.look_at_executable(pid, proc, kernel);
         for mapped in proc.mapped_files(Pid(pid)) {
             let shown = mapped.path.display().to_string();
             // Where the kernel does not let `map_files` be followed, the path in the process's own

@@ -20,6 +20,17 @@ pub enum Build {
     Pie,
 }
 
+/// How a Rust client was built.
+#[derive(Clone, Copy, Debug)]
+pub enum Profile {
+    Release,
+    /// With link-time optimisation.
+    Thin,
+    Fat,
+    /// No symbols.
+    Stripped,
+}
+
 /// Which program.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -46,6 +57,8 @@ pub enum Kind {
     Java(&'static [&'static str]),
     Php,
     Ruby,
+    /// The client of a pool, as a profile builds it.
+    Rust(&'static str, Profile),
 }
 
 pub const NODE: Kind = Kind::Node("{}");
@@ -105,6 +118,7 @@ impl Kind {
                 with
             }
             Self::Descriptors => python("python/descriptors.py"),
+            Self::Rust(pool, profile) => Command::new(rust_client(pool, profile)),
             Self::C => Command::new(clients::c_dir().join("client")),
             Self::Java(options) => {
                 let mut java = Command::new("java");
@@ -127,6 +141,17 @@ impl Kind {
             }
         }
     }
+}
+
+/// The Rust client of a pool.
+pub fn rust_client(pool: &str, profile: Profile) -> PathBuf {
+    let profile = match profile {
+        Profile::Release => "release",
+        Profile::Thin => "thin",
+        Profile::Fat => "fat",
+        Profile::Stripped => "stripped",
+    };
+    clients::rust_dir().join(profile).join(format!("{pool}-client"))
 }
 
 /// Another tracer, with uretprobes on functions of a process: each is a file and an offset in it.

@@ -17,6 +17,7 @@ mod pooler;
 mod python;
 mod ruby;
 mod run;
+mod rust;
 mod scenario;
 mod table;
 
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         node::scenarios(),
         go::scenarios(),
         python::scenarios(),
+        rust::scenarios(),
         java::scenarios(),
         php::scenarios(),
         ruby::scenarios(),

@@ -14,9 +14,9 @@ use tracer::{
 
 use super::scene::{Conn, Scene, THRESHOLD, installed, ms, seen, stack};
 
-const APP: u32 = 7_400;
+pub const APP: u32 = 7_400;
 
-fn findings(scene: Scene) -> Vec<Finding> {
+pub fn findings(scene: Scene) -> Vec<Finding> {
     let mut tracker = Tracker::new(Settings::new(THRESHOLD * 1_000_000));
     for event in &scene.sorted() {
         tracker.apply(event);
@@ -25,13 +25,13 @@ fn findings(scene: Scene) -> Vec<Finding> {
 }
 
 #[track_caller]
-fn is_silent(scene: Scene) {
+pub fn is_silent(scene: Scene) {
     let found = findings(scene);
     assert!(found.is_empty(), "{found:#?}");
 }
 
 #[track_caller]
-fn is_leak(scene: Scene, certainty: Certainty, count: usize, word: &str) {
+pub fn is_leak(scene: Scene, certainty: Certainty, count: usize, word: &str) {
     let found = findings(scene);
     let [leak] = found.as_slice() else { panic!("{found:#?}") };
     assert_eq!((leak.verdict, leak.certainty), (Verdict::Leak, certainty), "{leak:#?}");
@@ -47,13 +47,13 @@ fn app(runtime: Runtime, pools: &[&str]) -> ProcessSeen {
     seen("app", runtime, &pools.iter().map(|pool| (*pool, false)).collect::<Vec<_>>())
 }
 
-fn scene_of(runtime: Runtime, pools: &[&str]) -> Scene {
+pub fn scene_of(runtime: Runtime, pools: &[&str]) -> Scene {
     let mut scene = Scene::default();
     scene.process(0, APP, app(runtime, pools));
     scene
 }
 
-fn list() -> Stack {
+pub fn list() -> Stack {
     stack("listOrders", "/srv/shop/orders", 21)
 }
 
@@ -62,7 +62,7 @@ fn audit() -> Stack {
 }
 
 /// A statement by this code, and its stack sampled soon after.
-fn used(scene: &mut Scene, at: u64, conn: &mut Conn, by: Stack) {
+pub fn used(scene: &mut Scene, at: u64, conn: &mut Conn, by: Stack) {
     scene.query(at, conn, "SELECT id FROM orders WHERE id = $1");
     scene.used_by(at + 300, conn, by);
 }

@@ -48,6 +48,8 @@ enum Returned {
     Observed,
     /// By the statement with which pools take a connection back.
     Reset,
+    /// By the pool's own code, which wrote to it then.
+    Written,
     /// It was opened and never used: to be in reserve.
     Spare,
     /// Used once, and by the driver: the application asked before there was a connection.
@@ -71,9 +73,7 @@ pub(in crate::model) struct Abandoned {
     /// User and database are known.
     identified: bool,
     /// The place in the code that opens them, where known.
-    place: Option<PathKey>,
-    /// The same; else the place that uses one of each group, if that is one for all.
-    pub(super) whose: Option<PathKey>,
+    pub(super) place: Option<PathKey>,
     /// Some thread opened connections of several groups.
     one_thread: bool,
 }
@@ -173,7 +173,8 @@ fn returned(process: &Process, conn: &Connection) -> Returned {
     }
     match conn.used() {
         Some(false) => Returned::Spare,
-        _ if purpose::is_back_in_pool(conn) => Returned::Reset,
+        _ if purpose::is_written_by_return(process, conn) => Returned::Written,
+        _ if purpose::is_back_in_pool(process, conn) => Returned::Reset,
         _ if is_own_query(process, conn) => Returned::OwnQuery,
         _ => Returned::Unknown,
     }
@@ -264,7 +265,6 @@ fn judge(
         return;
     }
     let alike = groups.iter().all(|group| group.len() == first.len());
-    let whose = path.clone().or_else(|| user_of(&groups));
     for member in groups.iter().flatten().chain(&reserve) {
         abandoned.insert(
             member.conn.id,
@@ -276,7 +276,6 @@ fn judge(
                 alike,
                 identified: identity.is_some(),
                 place: path.clone(),
-                whose: whose.clone(),
                 one_thread,
             },
         );
@@ -301,17 +300,6 @@ fn with_reserve(groups: Vec<Vec<Member>>) -> (Vec<Vec<Member>>, Vec<Member>) {
         }
     }
     (joined, reserve)
-}
-
-/// The path that used each of the groups, and no other did.
-fn user_of(groups: &[Vec<Member>]) -> Option<PathKey> {
-    let used_by = |group: &Vec<Member>| -> BTreeSet<PathKey> {
-        group.iter().filter_map(|member| member.conn.use_path()).collect()
-    };
-    let mut users = groups.iter().map(used_by);
-    let first = users.next()?;
-    let path = first.iter().next().filter(|_| first.len() == 1)?.clone();
-    users.all(|user| user == first).then_some(path)
 }
 
 /// Somebody used the group, and it went back: each of it, or there are spares beside.
@@ -411,6 +399,7 @@ impl Rule for AbandonedPool {
             }
         };
         why(by(Returned::Observed), "seen to go back, by the pool's probes.");
+        why(by(Returned::Written), "last written to by the pool's own code that takes one back.");
         why(by(Returned::Reset), "last sent the statement with which pools take one back.");
         why(spares, "never used at all, as the reserve of a pool is.");
         why(

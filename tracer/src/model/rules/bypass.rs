@@ -23,7 +23,7 @@ use super::purpose;
 use crate::model::{
     behaviour::Assumed,
     connection::Connection,
-    event::{ConnId, MonoNanos, Peer, Runtime},
+    event::{ConnId, MonoNanos, Peer, Runtime, WirePhase},
     process::{Identity, PathKey, Process},
     tracker::Settings,
 };
@@ -138,10 +138,17 @@ pub(super) fn is_candidate(process: &Process, assumed: &Assumed, conn: &Connecti
         // taken before the watch began or before the probes were there.
         && (!process.is_observed()
             || conn.opened.existing.is_some()
-            || process.opened_before_observed(conn.opened.at))
+            || process.opened_before_observed(conn.opened.at)
+            || is_hidden(process, conn))
         && conn.active() == Some(false)
         && !purpose::is_silent_on_purpose(conn)
-        && !purpose::is_back_in_pool(conn)
+        && !purpose::is_back_in_pool(process, conn)
+}
+
+/// Pools of native code are observed by what the wire tells of the connection, which encryption
+/// hides; those of Go are not.
+fn is_hidden(process: &Process, conn: &Connection) -> bool {
+    conn.phase() == WirePhase::Encrypted && process.runtime() != Some(Runtime::Go)
 }
 
 impl<'a> Pools<'a> {

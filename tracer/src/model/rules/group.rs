@@ -37,12 +37,13 @@ pub(in crate::model) fn findings(
         let pool = pool_of(&case, processes.get(&process));
         let stacks = RULES[case.rule].stacks(&case.conn);
         let place = match &case.grounds {
-            Grounds::Abandoned(abandoned) => abandoned.whose.clone(),
+            Grounds::Abandoned(abandoned) => abandoned.place.clone(),
             _ => None,
         };
         let blame = place.or_else(|| blamed(&stacks).and_then(|(_, frame)| PathKey::of(frame)));
         groups.entry((process, case.rule, pool, blame)).or_default().push(case);
     }
+    join_reserves(&mut groups);
     let lost = lowering(lost);
     let mut findings: Vec<_> = groups
         .into_iter()
@@ -64,6 +65,27 @@ pub(in crate::model) fn findings(
         std::cmp::Reverse((fault, finding.certainty, finding.connections.len()))
     });
     findings
+}
+
+/// What abandoned pools keep in reserve was used by nobody; it belongs to what was, where that is one
+/// finding.
+fn join_reserves(groups: &mut BTreeMap<Key, Vec<Case>>) {
+    let is_abandoned =
+        |group: &[Case]| group.iter().all(|case| matches!(&case.grounds, Grounds::Abandoned(_)));
+    let nameless: Vec<Key> = groups
+        .iter()
+        .filter(|((.., blame), group)| blame.is_none() && is_abandoned(group))
+        .map(|(key, _)| key.clone())
+        .collect();
+    for key in nameless {
+        let mut named = groups.keys().filter(|(process, rule, pool, blame)| {
+            (process, rule, pool) == (&key.0, &key.1, &key.2) && blame.is_some()
+        });
+        if let (Some(one), None) = (named.next().cloned(), named.next()) {
+            let reserve = groups.remove(&key).unwrap_or_default();
+            groups.entry(one).or_default().extend(reserve);
+        }
+    }
 }
 
 /// Events lost that lower certainty.

@@ -7,7 +7,7 @@
 use super::{Bypass, Case, Grounds, Kept, Rule, Scene, abandoned_pool, kept::Why};
 use crate::model::{
     connection::Connection,
-    event::MonoNanos,
+    event::{MonoNanos, Stack, StackEvent},
     finding::{Certainty, Verdict},
     tracker::Settings,
     words::{count, duration},
@@ -224,6 +224,10 @@ impl Rule for LeakInferred {
 
     fn held_since(&self, _conn: &Connection) -> Option<MonoNanos> {
         None
+    }
+
+    fn stacks<'c>(&self, conn: &'c Connection) -> Vec<(StackEvent, &'c Stack)> {
+        conn.stacks_of_use()
     }
 
     fn certainty(&self, settings: Settings, group: &[Case]) -> Certainty {

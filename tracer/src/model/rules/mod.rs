@@ -87,6 +87,8 @@ pub(super) enum Grounds {
     Bypass(Bypass),
     Transaction(TxStatus),
     Returned(LeftOpen),
+    /// The pool's own code that takes a connection back was the last to write to it.
+    WrittenByReturn,
     Abandoned(Abandoned),
     Kept(Kept),
     Unused(Option<Bypass>),

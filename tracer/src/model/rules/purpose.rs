@@ -2,7 +2,11 @@
 //!
 //! May import the model only.
 
-use super::super::{connection::Connection, event::Statement, process::Process};
+use super::super::{
+    connection::Connection,
+    event::{FrameKind, StackEvent, Statement},
+    process::Process,
+};
 
 /// The process holds server connections for its own clients: their silence is the clients'.
 pub(super) fn is_pooler(process: &Process) -> bool {
@@ -38,7 +42,29 @@ fn took_lock(conn: &Connection) -> bool {
 /// The last statement is one that pools send when a connection comes back and nobody else sends
 /// last: asyncpg's reset (`asyncpg/connection.py`, `get_reset_query`) and `DISCARD ALL`
 /// (PgBouncer's `server_reset_query`, Npgsql).
-pub(super) fn is_back_in_pool(conn: &Connection) -> bool {
+pub(super) fn is_back_in_pool(process: &Process, conn: &Connection) -> bool {
+    is_written_by_return(process, conn) || is_reset(conn)
+}
+
+/// The last to write to it was its pool's own code that takes a connection back: sqlx's tests it by
+/// a Sync, from a task of its own.
+pub(super) fn is_written_by_return(process: &Process, conn: &Connection) -> bool {
+    let pools = process.seen.iter().flat_map(|seen| &seen.pools);
+    let mut known = pools
+        .filter_map(|pool| pool.behaviour.as_ref())
+        .filter(|behaviour| behaviour.return_function.is_some());
+    known.any(|behaviour| {
+        let frames = conn.stack(StackEvent::LastUse).map_or(&[][..], |stack| &stack.frames);
+        let mut functions = frames
+            .iter()
+            .filter(|frame| frame.kind == FrameKind::Driver)
+            .filter_map(|frame| Some(frame.symbol.as_ref()?.function.as_str()));
+        functions.any(|function| behaviour.returns_in(function))
+    })
+}
+
+/// See [`is_back_in_pool`].
+fn is_reset(conn: &Connection) -> bool {
     let Some(Statement::Sql { text, .. }) = statement(conn) else { return false };
     let text = text.trim_end_matches([';', ' ']).to_ascii_lowercase();
     text == "discard all" || text.contains("pg_advisory_unlock_all()") || text == "reset all"

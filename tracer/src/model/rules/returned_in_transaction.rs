@@ -1,12 +1,12 @@
 //! `returned in transaction`: the pool has the connection back, and the server still says that a
 //! transaction is open.
 //!
-//! May import the model only. Both halves are observed: the return by the pool's probes, the state
-//! by ReadyForQuery (`T` or `E`). A pool that rolls back on return or closes such connections ends
+//! May import the model only. Both halves are observed: the return by the pool's probes, or by the
+//! pool's own code that wrote to it last; the state by ReadyForQuery (`T` or `E`). A pool that rolls back on return or closes such connections ends
 //! this at once, so a verdict waits for the threshold from the return on; not for silence, because
 //! whoever gets the connection next goes on in the same transaction.
 
-use super::{Case, Grounds, Rule, Scene};
+use super::{Case, Grounds, Rule, Scene, purpose};
 use crate::model::{
     connection::{Connection, LeftOpen},
     event::{MonoNanos, Stack, StackEvent},
@@ -31,7 +31,14 @@ impl Rule for ReturnedInTransaction {
     }
 
     fn check(&self, scene: &Scene, conn: &Connection) -> Option<Grounds> {
-        let left = conn.left_open()?;
+        let Some(left) = conn.left_open() else {
+            let back = conn.pool_checkout().is_none()
+                && conn.in_transaction().is_some()
+                && scene.is_silent(conn)
+                && !conn.peer_closed()
+                && purpose::is_written_by_return(scene.process, conn);
+            return back.then_some(Grounds::WrittenByReturn);
+        };
         let long = scene.now.since(left.since) >= scene.settings.threshold;
         // A closed peer has rolled back.
         ((long || scene.is_silent(conn)) && !conn.peer_closed()).then_some(Grounds::Returned(left))
@@ -46,15 +53,23 @@ impl Rule for ReturnedInTransaction {
     }
 
     fn stacks<'c>(&self, conn: &'c Connection) -> Vec<(StackEvent, &'c Stack)> {
-        conn.stacks_of_return()
+        let mut stacks = conn.stacks_of_return();
+        if conn.left_open().is_none() {
+            // Who opened it did not give it back like this, and nothing shows who did.
+            stacks.retain(|(of, _)| *of != StackEvent::Open);
+        }
+        stacks
     }
 
-    fn certainty(&self, _settings: Settings, _group: &[Case]) -> Certainty {
-        Certainty::Proven
+    fn certainty(&self, _settings: Settings, group: &[Case]) -> Certainty {
+        // It may have been taken again, by somebody who sent nothing yet.
+        let seen = returns(group).count() == group.len();
+        if seen { Certainty::Proven } else { Certainty::Strong }
     }
 
     fn evidence(&self, _settings: Settings, group: &[Case]) -> Vec<String> {
-        let shortest = returns(group).map(|(case, left)| case.at.since(left.since)).min();
+        let since = |case: &Case| case.at.since(self.lost_since(&case.conn));
+        let shortest = group.iter().map(since).min();
         let mut evidence = vec![format!(
             "The pool took {} back while the server still said that a transaction is open, and \
              for {} or longer nothing has ended it.",
@@ -72,6 +87,13 @@ impl Rule for ReturnedInTransaction {
              row versions stay."
                 .to_owned()
         });
+        let written = group.len() - returns(group).count();
+        if written > 0 {
+            evidence.push(format!(
+                "{} last written to by the pool's own code that takes one back.",
+                count(written, "connection was", "connections were"),
+            ));
+        }
         let again = returns(group).map(|(_, left)| left.times).max().unwrap_or(0);
         if again > 1 {
             evidence.push(format!("One went back {again} times without its end."));
