@@ -86,6 +86,8 @@ fn missed_releases_are_no_leaks() {
     }
     let report = tracer.finish_after_silence().report();
     assert!(report.accusations().is_empty(), "{:#}", report.0);
+    // Else the probes saw nothing that could be doubted.
+    assert_eq!(report.0["processes"][0]["pools"][0]["observed"], true, "{:#}", report.0);
     let coverage = report.0["capture"]["coverage"].to_string();
     assert!(coverage.contains("some releases are not seen"), "{:#}", report.0);
 }
