@@ -322,9 +322,11 @@ pub enum FrameKind {
 pub struct Symbol {
     pub function: String,
     pub file: Option<String>,
-    /// Call line where known; for a perf-map name, the definition's.
     pub line: Option<u32>,
     pub column: Option<u32>,
+    /// The place is that of the function's definition, for that of its call is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub definition: bool,
 }
 
 /// One frame, innermost first in a [`Stack`].

@@ -77,6 +77,7 @@ fn stack(line: u32) -> Stack {
         file: Some("main.go".to_owned()),
         line: Some(line),
         column: None,
+        definition: false,
     };
     let kind = FrameKind::App;
     Stack {

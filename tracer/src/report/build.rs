@@ -157,6 +157,7 @@ fn finding_row(tracker: &Tracker, id: u32, finding: &Finding) -> FindingRow {
                 file: symbol.file.clone(),
                 line: symbol.line,
                 column: symbol.column,
+                definition: symbol.definition,
                 module: frame.module.clone(),
             })
         }),
@@ -206,6 +207,7 @@ fn stack_row(event: StackEvent, stack: &Stack) -> StackRow {
                     file: symbol.and_then(|symbol| symbol.file.clone()),
                     line: symbol.and_then(|symbol| symbol.line),
                     column: symbol.and_then(|symbol| symbol.column),
+                    definition: symbol.is_some_and(|symbol| symbol.definition),
                     module: frame.module.clone(),
                     kind: frame.kind,
                     inlined: frame.inlined,

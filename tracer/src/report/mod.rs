@@ -215,6 +215,9 @@ pub struct BlameRow {
     pub file: Option<String>,
     pub line: Option<u32>,
     pub column: Option<u32>,
+    /// The place is that of the function's definition, not of its call.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub definition: bool,
     pub module: Option<String>,
 }
 
@@ -233,6 +236,9 @@ pub struct FrameRow {
     pub file: Option<String>,
     pub line: Option<u32>,
     pub column: Option<u32>,
+    /// The place is that of the function's definition, not of its call.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub definition: bool,
     pub module: Option<String>,
     pub kind: crate::model::FrameKind,
     pub inlined: bool,

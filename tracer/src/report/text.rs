@@ -481,12 +481,18 @@ fn span_words(span: Millis) -> String {
 }
 
 fn place(blame: &BlameRow) -> String {
-    place_words(blame.file.as_deref(), blame.line, blame.module.as_deref())
+    place_words(blame.file.as_deref(), blame.line, blame.definition, blame.module.as_deref())
         .unwrap_or_else(|| "unknown file".to_owned())
 }
 
-fn place_words(file: Option<&str>, line: Option<u32>, module: Option<&str>) -> Option<String> {
+fn place_words(
+    file: Option<&str>,
+    line: Option<u32>,
+    definition: bool,
+    module: Option<&str>,
+) -> Option<String> {
     match (file, line) {
+        (Some(file), Some(line)) if definition => Some(format!("{file}:{line} (its definition)")),
         (Some(file), Some(line)) => Some(format!("{file}:{line}")),
         (Some(file), None) => Some(file.to_owned()),
         (None, _) => module.map(|module| format!("in {module}")),
@@ -495,7 +501,8 @@ fn place_words(file: Option<&str>, line: Option<u32>, module: Option<&str>) -> O
 
 fn frame_words(frame: &FrameRow) -> String {
     let function = frame.function.as_deref().unwrap_or("unknown");
-    let place = place_words(frame.file.as_deref(), frame.line, frame.module.as_deref());
+    let (file, module) = (frame.file.as_deref(), frame.module.as_deref());
+    let place = place_words(file, frame.line, frame.definition, module);
     match place {
         Some(place) => format!("{function}  {place}"),
         None => function.to_owned(),

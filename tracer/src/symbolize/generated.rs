@@ -41,7 +41,13 @@ fn strip_any<'a>(name: &'a str, tags: &[&str]) -> Option<&'a str> {
 }
 
 fn named(function: &str) -> Symbol {
-    Symbol { function: owner::shortened(function), file: None, line: None, column: None }
+    Symbol {
+        function: owner::shortened(function),
+        file: None,
+        line: None,
+        column: None,
+        definition: false,
+    }
 }
 
 /// `~getUser /srv/app.js:3:12`: interpreted `~`, baseline `^`, mid-tier `+`, optimised `*`. The
@@ -64,6 +70,7 @@ fn script(text: &str) -> Symbol {
         file: (!file.is_empty()).then(|| owner::shortened(file)),
         line,
         column,
+        definition: line.is_some(),
     }
 }
 

@@ -351,6 +351,7 @@ fn named(symbols: &mut NativeSymbols, code: &process::Code, address: u64) -> Vec
                     file: at.file.as_deref().map(owner::shortened),
                     line: at.line,
                     column: None,
+                    definition: false,
                 };
                 frame(symbol, kind, at.inlined)
             })

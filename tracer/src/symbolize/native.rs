@@ -87,5 +87,6 @@ fn symbol(function: &str, code: Option<&CodeInfo<'_>>) -> Symbol {
         // DWARF writes zero for "none".
         line: code.and_then(|code| code.line).filter(|&line| line != 0),
         column: code.and_then(|code| code.column).filter(|&column| column != 0).map(u32::from),
+        definition: false,
     }
 }

@@ -116,6 +116,7 @@ pub fn frame(function: &str, file: &str, line: u32, kind: FrameKind) -> Frame {
             file: Some(file.to_owned()),
             line: Some(line),
             column: None,
+            definition: false,
         }),
         module: None,
         kind,

@@ -448,6 +448,7 @@ fn frame(function: &Function, at: Option<u32>, inlined: bool) -> Frame {
             file: file.map(owner::shortened),
             line: place.map(|(line, _)| line),
             column: place.map(|(_, column)| column),
+            definition: at.is_none() && place.is_some(),
         }),
         module: None,
         inlined,
@@ -688,6 +689,7 @@ mod tests {
                 file: Some("/srv/a b.mjs".to_owned()),
                 line: Some(line),
                 column: Some(column),
+                definition: false,
             };
             let kind = FrameKind::App;
             let frame = Frame { symbol: Some(symbol), module: None, kind, inlined: false };
@@ -702,6 +704,7 @@ mod tests {
         let frames = resolve(sample, 0x55, shared);
         let symbol = frames[0].symbol.as_ref().unwrap();
         assert_eq!((symbol.function.as_str(), symbol.line), ("(anonymous)", Some(1)));
+        assert!(symbol.definition);
     }
 
     #[test]
@@ -731,6 +734,7 @@ mod tests {
                 file: None,
                 line: None,
                 column: None,
+                definition: false,
             }),
             module: Some("node".to_owned()),
             kind: FrameKind::Runtime,

@@ -150,6 +150,7 @@ impl Python {
                 file: Some(owner::shortened(&code.file)),
                 line,
                 column: None,
+                definition: false,
             }),
             module: None,
             inlined: false,
