@@ -212,9 +212,15 @@ fn judge(
             && conn.open_path().is_none_or(|opened_by| Some(&opened_by) == path.as_ref())
     };
     let place = || alive.iter().filter(same_place);
-    if place().any(|conn| conn.woke) {
+    // Where no place is known, code that is known to have used one says that it is of another.
+    if place().any(|conn| conn.woke && (path.is_some() || conn.use_path().is_none())) {
         return;
     }
+    // Where no place is known, one that was in use for long is of another pool, as far as is known.
+    members.retain(|member| {
+        let used_for = member.until.since(member.conn.opened.at);
+        path.is_some() || member.returned != Returned::Unknown || used_for <= TOGETHER
+    });
     members.sort_by_key(|member| (member.conn.opened.at, member.conn.id));
     let mut groups: Vec<Vec<Member>> = Vec::new();
     let mut until = MonoNanos(0);
