@@ -179,11 +179,13 @@ impl<M: Memory> Isolates<M> {
         let own = self.bytecode_of(shared);
         let kind = self.engine.types.bytecode;
         let of_frame = self.heap().typed(bytecode, kind);
-        if let (Some(offset), Some(bytecode)) = (small_integer(offset), &of_frame) {
+        if let (Some(own), Some(of_frame)) = (&own, &of_frame)
+            && own.address != of_frame.address
+        {
             // Another function lives where this one's was.
-            if own.as_ref().is_some_and(|own| own.address != bytecode.address) {
-                return None;
-            }
+            return None;
+        }
+        if let (Some(offset), Some(bytecode)) = (small_integer(offset), &of_frame) {
             // From the tagged pointer to the array.
             let data = u64::try_from(self.engine.bytecode_data).ok()?;
             let offset = u64::try_from(offset).ok()?.checked_sub(data - TAG)?;
@@ -193,7 +195,8 @@ impl<M: Memory> Isolates<M> {
         let code = self.code(code).into_iter().chain(self.data_of(shared));
         let bytecode = own.or(of_frame);
         let mut code = code.collect::<Vec<_>>().into_iter();
-        let compiled = code.find_map(|code| self.compiled(&function, &code, bytecode.as_ref(), pc));
+        let compiled =
+            code.find_map(|code| self.compiled(shared, &function, &code, bytecode.as_ref(), pc));
         Some(compiled.unwrap_or_else(|| vec![frame(&function, None, false)]))
     }
 
@@ -206,6 +209,7 @@ impl<M: Memory> Isolates<M> {
     /// The frames of code that was compiled, which goes on at `pc`.
     fn compiled(
         &mut self,
+        shared: u64,
         function: &Function,
         code: &Object,
         bytecode: Option<&Object>,
@@ -243,6 +247,14 @@ impl<M: Memory> Isolates<M> {
             return None;
         }
         let data = Deoptimization(self.heap().array(code.word(layout.deoptimization)?)?);
+        // Before the inlined calls, the function or an object that wraps it.
+        let of_code = self.heap().object(data.field(layout.inlinings.checked_sub(1)?)?)?;
+        let is_shared = of_code.kind == engine.types.shared;
+        let of_code = if is_shared { of_code.address } else { of_code.word(8)? & !TAG_MASK };
+        if of_code != shared & !TAG_MASK {
+            // Another function lives where this one's was.
+            return Some(vec![unknown()]);
+        }
         let mut place = position(&positions, data.call(layout, offset)? - 1)?;
         let mut frames = Vec::new();
         if place.inlining != 0 {
