@@ -32,6 +32,8 @@ use crate::model::{Frame, FrameKind, Symbol};
 /// Half the number of functions remembered for one process, and of scripts.
 const CACHED_FUNCTIONS: usize = 2_048;
 const CACHED_SCRIPTS: usize = 256;
+/// Half the number of frames whose place is remembered.
+const CACHED_PLACES: usize = 4_096;
 /// Units of a name or path; a longer one is cut.
 const MAX_NAME: u32 = 1_024;
 /// Units of a script's text; lines beyond are not counted.
@@ -153,12 +155,16 @@ struct Isolates<M> {
     functions: Cache<u64, Rc<Function>>,
     scripts: Cache<u64, Rc<Script>>,
     known_script: Option<scripts::Known>,
+    /// By function, code and place in it, all as the frame has them: V8 drops the bytecode and the
+    /// code of functions that were not called for a while.
+    places: Cache<[u64; 4], Rc<[Frame]>>,
 }
 
 impl<M: Memory> Isolates<M> {
     fn new(memory: M, engine: Rc<Engine>, bias: u64) -> Self {
         let (functions, scripts) = (Cache::new(CACHED_FUNCTIONS), Cache::new(CACHED_SCRIPTS));
-        Self { memory, engine, bias, functions, scripts, known_script: None }
+        let places = Cache::new(CACHED_PLACES);
+        Self { memory, engine, bias, functions, scripts, known_script: None, places }
     }
 
     fn heap(&self) -> Heap<'_, M> {
@@ -176,6 +182,10 @@ impl<M: Memory> Isolates<M> {
         let code = at(FUNCTION_WORDS + self.engine.function_code)?;
         let (bytecode, offset) = (at(BYTECODE_ARRAY)?, at(BYTECODE_OFFSET)?);
         let function = self.function(shared)?;
+        let place = match small_integer(offset) {
+            Some(_) => [shared, bytecode, offset, 0],
+            None => [shared, code, 0, pc],
+        };
         let own = self.bytecode_of(shared);
         let kind = self.engine.types.bytecode;
         let of_frame = self.heap().typed(bytecode, kind);
@@ -189,7 +199,8 @@ impl<M: Memory> Isolates<M> {
             // From the tagged pointer to the array.
             let data = u64::try_from(self.engine.bytecode_data).ok()?;
             let offset = u64::try_from(offset).ok()?.checked_sub(data - TAG)?;
-            return Some(vec![frame(&function, self.at_bytecode(bytecode, offset), false)]);
+            let frames = vec![frame(&function, self.at_bytecode(bytecode, offset), false)];
+            return Some(self.remembered(place, frames));
         }
         // What it ran then, as far as that is known, and what it has now.
         let code = self.code(code).into_iter().chain(self.data_of(shared));
@@ -197,7 +208,20 @@ impl<M: Memory> Isolates<M> {
         let mut code = code.collect::<Vec<_>>().into_iter();
         let compiled =
             code.find_map(|code| self.compiled(shared, &function, &code, bytecode.as_ref(), pc));
-        Some(compiled.unwrap_or_else(|| vec![frame(&function, None, false)]))
+        let frames = compiled.unwrap_or_else(|| vec![frame(&function, None, false)]);
+        Some(self.remembered(place, frames))
+    }
+
+    /// The frames of a place, those that were found before where it is not known any more.
+    fn remembered(&mut self, place: [u64; 4], frames: Vec<Frame>) -> Vec<Frame> {
+        let is_exact = |frame: &Frame| {
+            frame.symbol.as_ref().is_some_and(|symbol| symbol.line.is_some() && !symbol.definition)
+        };
+        if frames.iter().all(is_exact) {
+            self.places.insert(place, Rc::from(frames.as_slice()));
+            return frames;
+        }
+        self.places.get(&place).map_or(frames, |known| known.to_vec())
     }
 
     /// The place of an instruction in its script.
@@ -717,6 +741,32 @@ mod tests {
         let symbol = frames[0].symbol.as_ref().unwrap();
         assert_eq!((symbol.function.as_str(), symbol.line), ("(anonymous)", Some(1)));
         assert!(symbol.definition);
+    }
+
+    #[test]
+    fn a_place_is_remembered_when_v8_has_dropped_the_bytecode() {
+        let Sample { mut writer, shared, bytecode } = sample("f");
+        let at = |pointer: u64| ((pointer & !TAG_MASK) - BASE) as usize;
+        let raw = |offset| {
+            raw([
+                (BYTECODE_OFFSET, small(offset + 53)),
+                (BYTECODE_ARRAY, bytecode),
+                (FUNCTION_WORDS, shared),
+                (FUNCTION_WORDS + 3, 0),
+                (PC, 0x1234),
+            ])
+        };
+        let mut node = Isolates::new(Bytes(writer.0.clone()), Rc::new(engine()), 0);
+        let known = node.called(&raw(5));
+        writer.0[at(bytecode)..][..8].fill(0);
+        node.memory = Bytes(writer.0);
+        assert_eq!(node.called(&raw(5)), known);
+        let line = |called: &Called| {
+            let symbol = called.frames[0].symbol.as_ref().unwrap();
+            (symbol.line, symbol.definition)
+        };
+        assert_eq!(line(&known), (Some(3), false));
+        assert_eq!(line(&node.called(&raw(0))), (Some(1), true), "a place that was not met before");
     }
 
     #[test]
