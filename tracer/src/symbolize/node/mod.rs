@@ -318,7 +318,7 @@ impl<M: Memory> Isolates<M> {
         if let Some(known) = known.filter(|known| known.identity == identity) {
             return Some(known);
         }
-        let (name, start) = self.name(name);
+        let (name, start) = self.name(name)?;
         let function = Function { identity, name, script: self.script(script), start };
         let function = Rc::new(function);
         self.functions.insert(shared, Rc::clone(&function));
@@ -326,17 +326,24 @@ impl<M: Memory> Isolates<M> {
     }
 
     /// A function's name and where it begins, from the name alone or from what describes its scope.
-    fn name(&self, pointer: u64) -> (String, Option<u32>) {
+    /// `None` when they cannot be read now: V8 may be moving them.
+    fn name(&self, pointer: u64) -> Option<(String, Option<u32>)> {
         let heap = self.heap();
-        let anonymous = || "(anonymous)".to_owned();
-        let Some(object) = heap.object(pointer) else { return (anonymous(), None) };
-        if heap.is_string(&object) {
-            let name = heap.string(pointer, MAX_NAME).filter(|name| !name.is_empty());
-            return (name.unwrap_or_else(anonymous), None);
+        let named = |name: Option<String>| {
+            name.filter(|name| !name.is_empty()).unwrap_or_else(|| "(anonymous)".to_owned())
+        };
+        if small_integer(pointer).is_some() {
+            return Some((named(None), None));
         }
-        let found = (object.kind == self.engine.types.scope).then(|| self.scope(&object)).flatten();
-        let (name, start) = found.unwrap_or_default();
-        (name.unwrap_or_else(anonymous), start)
+        let object = heap.object(pointer)?;
+        if heap.is_string(&object) {
+            return Some((named(Some(heap.string(pointer, MAX_NAME)?)), None));
+        }
+        if object.kind != self.engine.types.scope {
+            return None;
+        }
+        let (name, start) = self.scope(&object)?;
+        Some((named(name), start))
     }
 
     fn scope(&self, scope: &Object) -> Option<(Option<String>, Option<u32>)> {
@@ -362,8 +369,9 @@ impl<M: Memory> Isolates<M> {
             .scope_position
             .and_then(|index| u32::try_from(small_integer(word_at(index)?)?).ok());
         // The name and its variable's place, the name that was inferred, start and end; each may
-        // be absent. What follows are no strings.
-        for bytes in words {
+        // be absent. What follows is the scope around, or another object.
+        let own = if start.is_some() { 3 } else { SCOPE_WORDS };
+        for bytes in words.iter().take(own) {
             let word = u64::from_le_bytes(*bytes);
             if let Some(number) = small_integer(word) {
                 numbers.push(number.cast_unsigned());
@@ -378,9 +386,15 @@ impl<M: Memory> Isolates<M> {
                 break;
             }
             numbers.clear();
-            let Some(object) = heap.object(word) else { break };
-            if name.is_none() && heap.is_string(&object) {
-                name = heap.string(word, MAX_NAME).filter(|name| !name.is_empty());
+            if name.is_some() || word & TAG_MASK != TAG {
+                continue;
+            }
+            let object = heap.object(word)?;
+            if object.kind == engine.types.scope {
+                break;
+            }
+            if heap.is_string(&object) {
+                name = Some(heap.string(word, MAX_NAME)?).filter(|name| !name.is_empty());
             }
         }
         Some((name, start))
