@@ -92,7 +92,7 @@ impl Session {
         let due: Vec<u32> =
             self.seen.iter().filter(|(_, look)| due(look)).map(|(pid, _)| *pid).collect();
         for pid in due {
-            if self.programs.knows_scripts(pid)
+            if self.programs.refreshes_scripts(pid)
                 && let Some(scripts) = self.symbolizer.scripts(pid)
             {
                 self.programs.set_scripts(pid, scripts);

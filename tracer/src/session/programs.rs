@@ -45,6 +45,9 @@ struct Inspected {
     pools: Vec<PoolSeen>,
 }
 
+/// How often the scripts of a process are looked for.
+const MAX_SCRIPT_LOOKS: u32 = 4;
+
 /// The files and processes looked at.
 pub struct Programs {
     catalogue: Catalogue,
@@ -53,8 +56,9 @@ pub struct Programs {
     known_specs: usize,
     files: HashMap<FileId, Inspected>,
     runtimes: HashMap<u32, Runtime>,
-    /// By process, the paths of scripts that its runtime has loaded.
-    scripts: HashMap<u32, BTreeSet<String>>,
+    /// By process, the paths of scripts that its runtime has loaded, and how often they were
+    /// looked for.
+    scripts: HashMap<u32, (u32, BTreeSet<String>)>,
     notes: Vec<String>,
 }
 
@@ -124,9 +128,16 @@ impl Programs {
         self.scripts.contains_key(&pid)
     }
 
+    /// Whether they are, and are to be looked for again: it takes a while, and programs load what
+    /// they load soon.
+    pub fn refreshes_scripts(&self, pid: u32) -> bool {
+        self.scripts.get(&pid).is_some_and(|(looks, _)| *looks < MAX_SCRIPT_LOOKS)
+    }
+
     /// Takes note of the scripts that a process has loaded.
     pub fn set_scripts(&mut self, pid: u32, scripts: BTreeSet<String>) {
-        self.scripts.insert(pid, scripts);
+        let looks = self.scripts.get(&pid).map_or(0, |(looks, _)| *looks);
+        self.scripts.insert(pid, (looks + 1, scripts));
     }
 
     /// Inspects and probes a process's executable; returns the pools found in it.
@@ -177,7 +188,7 @@ impl Programs {
             exe: exe.as_deref(),
             runtime: proc.runtime(Pid(pid), self.runtime(pid)),
             found: &found,
-            scripts: self.scripts.get(&pid),
+            scripts: self.scripts.get(&pid).map(|(_, paths)| paths),
         };
         let more = recognise::pools(&self.catalogue, proc, Pid(pid), &facts);
         found.extend(more);

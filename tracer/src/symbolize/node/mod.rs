@@ -32,6 +32,8 @@ use crate::model::{Frame, FrameKind, Symbol};
 /// Half the number of functions remembered for one process, and of scripts.
 const CACHED_FUNCTIONS: usize = 2_048;
 const CACHED_SCRIPTS: usize = 256;
+/// Half the number of frames whose place is remembered.
+const CACHED_PLACES: usize = 4_096;
 /// Units of a name or path; a longer one is cut.
 const MAX_NAME: u32 = 1_024;
 /// Units of a script's text; lines beyond are not counted.
@@ -153,12 +155,16 @@ struct Isolates<M> {
     functions: Cache<u64, Rc<Function>>,
     scripts: Cache<u64, Rc<Script>>,
     known_script: Option<scripts::Known>,
+    /// By function, code and place in it, all as the frame has them: V8 drops the bytecode and the
+    /// code of functions that were not called for a while.
+    places: Cache<[u64; 4], Rc<[Frame]>>,
 }
 
 impl<M: Memory> Isolates<M> {
     fn new(memory: M, engine: Rc<Engine>, bias: u64) -> Self {
         let (functions, scripts) = (Cache::new(CACHED_FUNCTIONS), Cache::new(CACHED_SCRIPTS));
-        Self { memory, engine, bias, functions, scripts, known_script: None }
+        let places = Cache::new(CACHED_PLACES);
+        Self { memory, engine, bias, functions, scripts, known_script: None, places }
     }
 
     fn heap(&self) -> Heap<'_, M> {
@@ -176,25 +182,46 @@ impl<M: Memory> Isolates<M> {
         let code = at(FUNCTION_WORDS + self.engine.function_code)?;
         let (bytecode, offset) = (at(BYTECODE_ARRAY)?, at(BYTECODE_OFFSET)?);
         let function = self.function(shared)?;
+        let place = match small_integer(offset) {
+            Some(_) => [shared, bytecode, offset, 0],
+            None => [shared, code, 0, pc],
+        };
         let own = self.bytecode_of(shared);
         let kind = self.engine.types.bytecode;
         let of_frame = self.heap().typed(bytecode, kind);
-        if let (Some(offset), Some(bytecode)) = (small_integer(offset), &of_frame) {
+        if let (Some(own), Some(of_frame)) = (&own, &of_frame)
+            && own.address != of_frame.address
+        {
             // Another function lives where this one's was.
-            if own.as_ref().is_some_and(|own| own.address != bytecode.address) {
-                return None;
-            }
+            return None;
+        }
+        if let (Some(offset), Some(bytecode)) = (small_integer(offset), &of_frame) {
             // From the tagged pointer to the array.
             let data = u64::try_from(self.engine.bytecode_data).ok()?;
             let offset = u64::try_from(offset).ok()?.checked_sub(data - TAG)?;
-            return Some(vec![frame(&function, self.at_bytecode(bytecode, offset), false)]);
+            let frames = vec![frame(&function, self.at_bytecode(bytecode, offset), false)];
+            return Some(self.remembered(place, frames));
         }
         // What it ran then, as far as that is known, and what it has now.
         let code = self.code(code).into_iter().chain(self.data_of(shared));
         let bytecode = own.or(of_frame);
         let mut code = code.collect::<Vec<_>>().into_iter();
-        let compiled = code.find_map(|code| self.compiled(&function, &code, bytecode.as_ref(), pc));
-        Some(compiled.unwrap_or_else(|| vec![frame(&function, None, false)]))
+        let compiled =
+            code.find_map(|code| self.compiled(shared, &function, &code, bytecode.as_ref(), pc));
+        let frames = compiled.unwrap_or_else(|| vec![frame(&function, None, false)]);
+        Some(self.remembered(place, frames))
+    }
+
+    /// The frames of a place, those that were found before where it is not known any more.
+    fn remembered(&mut self, place: [u64; 4], frames: Vec<Frame>) -> Vec<Frame> {
+        let is_exact = |frame: &Frame| {
+            frame.symbol.as_ref().is_some_and(|symbol| symbol.line.is_some() && !symbol.definition)
+        };
+        if frames.iter().all(is_exact) {
+            self.places.insert(place, Rc::from(frames.as_slice()));
+            return frames;
+        }
+        self.places.get(&place).map_or(frames, |known| known.to_vec())
     }
 
     /// The place of an instruction in its script.
@@ -206,6 +233,7 @@ impl<M: Memory> Isolates<M> {
     /// The frames of code that was compiled, which goes on at `pc`.
     fn compiled(
         &mut self,
+        shared: u64,
         function: &Function,
         code: &Object,
         bytecode: Option<&Object>,
@@ -243,6 +271,14 @@ impl<M: Memory> Isolates<M> {
             return None;
         }
         let data = Deoptimization(self.heap().array(code.word(layout.deoptimization)?)?);
+        // Before the inlined calls, the function or an object that wraps it.
+        let of_code = self.heap().object(data.field(layout.inlinings.checked_sub(1)?)?)?;
+        let is_shared = of_code.kind == engine.types.shared;
+        let of_code = if is_shared { of_code.address } else { of_code.word(8)? & !TAG_MASK };
+        if of_code != shared & !TAG_MASK {
+            // Another function lives where this one's was.
+            return Some(vec![unknown()]);
+        }
         let mut place = position(&positions, data.call(layout, offset)? - 1)?;
         let mut frames = Vec::new();
         if place.inlining != 0 {
@@ -282,7 +318,7 @@ impl<M: Memory> Isolates<M> {
         if let Some(known) = known.filter(|known| known.identity == identity) {
             return Some(known);
         }
-        let (name, start) = self.name(name);
+        let (name, start) = self.name(name)?;
         let function = Function { identity, name, script: self.script(script), start };
         let function = Rc::new(function);
         self.functions.insert(shared, Rc::clone(&function));
@@ -290,17 +326,24 @@ impl<M: Memory> Isolates<M> {
     }
 
     /// A function's name and where it begins, from the name alone or from what describes its scope.
-    fn name(&self, pointer: u64) -> (String, Option<u32>) {
+    /// `None` when they cannot be read now: V8 may be moving them.
+    fn name(&self, pointer: u64) -> Option<(String, Option<u32>)> {
         let heap = self.heap();
-        let anonymous = || "(anonymous)".to_owned();
-        let Some(object) = heap.object(pointer) else { return (anonymous(), None) };
-        if heap.is_string(&object) {
-            let name = heap.string(pointer, MAX_NAME).filter(|name| !name.is_empty());
-            return (name.unwrap_or_else(anonymous), None);
+        let named = |name: Option<String>| {
+            name.filter(|name| !name.is_empty()).unwrap_or_else(|| "(anonymous)".to_owned())
+        };
+        if small_integer(pointer).is_some() {
+            return Some((named(None), None));
         }
-        let found = (object.kind == self.engine.types.scope).then(|| self.scope(&object)).flatten();
-        let (name, start) = found.unwrap_or_default();
-        (name.unwrap_or_else(anonymous), start)
+        let object = heap.object(pointer)?;
+        if heap.is_string(&object) {
+            return Some((named(Some(heap.string(pointer, MAX_NAME)?)), None));
+        }
+        if object.kind != self.engine.types.scope {
+            return None;
+        }
+        let (name, start) = self.scope(&object)?;
+        Some((named(name), start))
     }
 
     fn scope(&self, scope: &Object) -> Option<(Option<String>, Option<u32>)> {
@@ -326,8 +369,9 @@ impl<M: Memory> Isolates<M> {
             .scope_position
             .and_then(|index| u32::try_from(small_integer(word_at(index)?)?).ok());
         // The name and its variable's place, the name that was inferred, start and end; each may
-        // be absent. What follows are no strings.
-        for bytes in words {
+        // be absent. What follows is the scope around, or another object.
+        let own = if start.is_some() { 3 } else { SCOPE_WORDS };
+        for bytes in words.iter().take(own) {
             let word = u64::from_le_bytes(*bytes);
             if let Some(number) = small_integer(word) {
                 numbers.push(number.cast_unsigned());
@@ -342,9 +386,15 @@ impl<M: Memory> Isolates<M> {
                 break;
             }
             numbers.clear();
-            let Some(object) = heap.object(word) else { break };
-            if name.is_none() && heap.is_string(&object) {
-                name = heap.string(word, MAX_NAME).filter(|name| !name.is_empty());
+            if name.is_some() || word & TAG_MASK != TAG {
+                continue;
+            }
+            let object = heap.object(word)?;
+            if object.kind == engine.types.scope {
+                break;
+            }
+            if heap.is_string(&object) {
+                name = Some(heap.string(word, MAX_NAME)?).filter(|name| !name.is_empty());
             }
         }
         Some((name, start))
@@ -705,6 +755,32 @@ mod tests {
         let symbol = frames[0].symbol.as_ref().unwrap();
         assert_eq!((symbol.function.as_str(), symbol.line), ("(anonymous)", Some(1)));
         assert!(symbol.definition);
+    }
+
+    #[test]
+    fn a_place_is_remembered_when_v8_has_dropped_the_bytecode() {
+        let Sample { mut writer, shared, bytecode } = sample("f");
+        let at = |pointer: u64| ((pointer & !TAG_MASK) - BASE) as usize;
+        let raw = |offset| {
+            raw([
+                (BYTECODE_OFFSET, small(offset + 53)),
+                (BYTECODE_ARRAY, bytecode),
+                (FUNCTION_WORDS, shared),
+                (FUNCTION_WORDS + 3, 0),
+                (PC, 0x1234),
+            ])
+        };
+        let mut node = Isolates::new(Bytes(writer.0.clone()), Rc::new(engine()), 0);
+        let known = node.called(&raw(5));
+        writer.0[at(bytecode)..][..8].fill(0);
+        node.memory = Bytes(writer.0);
+        assert_eq!(node.called(&raw(5)), known);
+        let line = |called: &Called| {
+            let symbol = called.frames[0].symbol.as_ref().unwrap();
+            (symbol.line, symbol.definition)
+        };
+        assert_eq!(line(&known), (Some(3), false));
+        assert_eq!(line(&node.called(&raw(0))), (Some(1), true), "a place that was not met before");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::heap::{Heap, Memory};
 use super::path;
 
 /// Bytes looked at; the scripts in what lies farther away from a known one are not found.
-const MAX_BYTES: u64 = 512 << 20;
+const MAX_BYTES: u64 = 128 << 20;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Scripts named.
