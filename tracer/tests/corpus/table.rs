@@ -2,7 +2,7 @@
 //!
 //! May import `std` only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// What came of one scenario.
@@ -51,9 +51,37 @@ impl Table {
     }
 
     /// Of the leaky or of the healthy ones: how many are right, and how many there are.
-    fn right(&self, leaky: bool) -> (usize, usize) {
-        let rows = || self.rows.values().filter(|row| row.leaky == leaky && !row.untold);
+    fn right(&self, leaky: bool, client: Option<&str>) -> (usize, usize) {
+        let rows = || {
+            self.rows.values().filter(|row| {
+                row.leaky == leaky
+                    && !row.untold
+                    && client.is_none_or(|client| client == row.client)
+            })
+        };
         (rows().filter(|row| row.wrong.is_none()).count(), rows().count())
+    }
+
+    fn untold(&self, client: Option<&str>) -> usize {
+        let of = |row: &&Row| row.untold && client.is_none_or(|client| client == row.client);
+        self.rows.values().filter(of).count()
+    }
+
+    /// A line for each client, in the order of the scenarios.
+    fn by_client(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\n| client | bugs told | healthy and silent | bugs that cannot be told |")?;
+        writeln!(f, "| --- | --- | --- | --- |")?;
+        let mut seen = BTreeSet::new();
+        for client in self.rows.values().map(|row| row.client.as_str()) {
+            if seen.insert(client) {
+                let (found, leaky) = self.right(true, Some(client));
+                let (silent, healthy) = self.right(false, Some(client));
+                let untold = self.untold(Some(client));
+                let told = format!("{found} of {leaky} | {silent} of {healthy}");
+                writeln!(f, "| {client} | {told} | {untold} |")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -71,13 +99,14 @@ impl fmt::Display for Table {
                 writeln!(f, "| {cells} |")?;
             }
         }
-        let ((found, leaky), (silent, healthy)) = (self.right(true), self.right(false));
+        self.by_client(f)?;
+        let ((found, leaky), (silent, healthy)) = (self.right(true, None), self.right(false, None));
         writeln!(
             f,
             "\n{found} of {leaky} bugs found as they must be, {} false alarms in {healthy} healthy programs",
             healthy - silent
         )?;
-        let untold = self.rows.values().filter(|row| row.untold).count();
+        let untold = self.untold(None);
         if untold > 0 {
             writeln!(
                 f,
