@@ -7,6 +7,8 @@ const readline = require('node:readline');
 
 // Requests of one user come at a pace; without it no connection would ever sit.
 const PACE_MS = 100;
+// ... and some come after a while.
+const LATER_MS = 1200;
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 const pace = () => sleep(PACE_MS);
 
@@ -128,6 +130,7 @@ function commandsOf(library) {
     // idle.
     leak_alone: (name, count) => repeat(count, shape(name)),
     answer: () => outside.answer(),
+    later: () => sleep(LATER_MS),
     ...Object.fromEntries(rounds.map(([name, step]) => [name, (count) => repeat(count, step)])),
     ...library.commands,
   };

@@ -18,8 +18,6 @@ const {
 const leaks = require('./leaks');
 const healthy = require('./healthy');
 
-const LATER_MS = 1200;
-
 module.exports = (given) => {
   const options = { max: 60, ...given };
   const open = (more = {}) => {
@@ -84,7 +82,6 @@ module.exports = (given) => {
         for (let i = 0; i < Number(count); i += 1) await leaks.newPool(open);
       },
       burst: (count) => healthy.burst(pool, Number(count)),
-      later: () => sleep(LATER_MS),
       database_burst: (database, count) => healthy.burst(other({ database }), Number(count)),
       user_burst: (user, count) => healthy.burst(other({ user }), Number(count)),
       user_leak: (user, count) =>

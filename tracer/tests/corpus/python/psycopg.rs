@@ -44,7 +44,8 @@ fn pool() -> Vec<Scenario> {
                 count: 16,
                 function: OWN,
             },
-        ),
+        )
+        .before(&["request 1"]),
         POOL.healthy("rolled back", &["request 7 rollback", "overlap 2"]),
         POOL.healthy("autocommit", &["pool autocommit=true", "request 5", "overlap 3"]),
         POOL.healthy("stream drained", &["request 5 stream", "overlap 2"]),
