@@ -42,7 +42,7 @@ pub fn scenarios() -> Vec<Scenario> {
         ),
         leaky(
             "held across an outside call",
-            &["outside 3", "later", "outside 4", "overlap 2"],
+            &["healthy 3", "outside 3", "later", "outside 4", "overlap 2"],
             leak("strong"),
         ),
         // The next caller goes on in the transaction: on the wire nobody can tell callers apart.

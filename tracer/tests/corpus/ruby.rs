@@ -13,7 +13,11 @@ pub fn scenarios() -> Vec<Scenario> {
     let healthy = |name, steps| Scenario::healthy(pool, name, ruby, steps);
     let leak = |certainty| Accusation::leak(certainty, 7, None);
     vec![
-        leaky("forgotten checkin", &["leak forgotten 7", "overlap 2"], leak("strong")),
+        leaky(
+            "forgotten checkin",
+            &["leak forgotten 3", "later", "leak forgotten 4", "overlap 2"],
+            leak("strong"),
+        ),
         leaky("early return", &["leak early_return 7", "overlap 2"], leak("strong")),
         leaky("exception before checkin", &["leak raise 7", "overlap 2"], leak("strong")),
         leaky("timed-out task", &["leak timeout 7", "overlap 2"], leak("strong")),
