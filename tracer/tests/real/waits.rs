@@ -107,7 +107,9 @@ fn a_leak_from_before_the_watch_keeps_the_pool_from_being_called_too_small() {
 
 #[test]
 fn callers_that_wait_for_long_queries_are_told_with_them() {
-    let seen = watch(TWO, &["hold_query 60", "hold_query 60", "load 3"]);
+    // Acquires before the process's first connection are not seen.
+    let steps = ["healthy driver_rows 1", "hold_query 60", "hold_query 60", "load 3"];
+    let seen = watch(TWO, &steps);
     let whole = &seen.report.0;
     let all = seen.report.findings();
     let [query] = all[..] else { panic!("{whole:#}") };

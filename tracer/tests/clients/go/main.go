@@ -180,7 +180,7 @@ func (c *client) run(words []string) error {
 		load(number(1), request)
 		return nil
 	case "hold_query":
-		// Answered when the statement is on its way.
+		// Answered at once.
 		seconds := word(1)
 		go func() {
 			if err := longQuery(c.db, seconds); err != nil {
