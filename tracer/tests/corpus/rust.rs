@@ -51,6 +51,19 @@ const fn accusation(
     Accusation { verdict, certainty, count: 7, function }
 }
 
+/// What the clients of all pools do right.
+fn right(pool: &'static str, start: fn() -> Command) -> Vec<Scenario> {
+    let healthy = |name, steps| Scenario::healthy(pool, name, start, steps);
+    vec![
+        healthy("early return", &["early_return 7"]),
+        healthy("transactions committed and dropped", &["transactions 8"]),
+        healthy("held across an outside call that ends", &["outside_short 7"]),
+        healthy("taken and not used", &["unused 7", "healthy 3"]),
+        healthy("burst, then calm", &["burst 11", "healthy 5"]),
+        healthy("idle from before the watch", &["healthy 3"]).before(&["burst 3"]),
+    ]
+}
+
 /// sqlx: acquire is a poll function, so leaks are inferred; the task that takes a connection sends
 /// on it, so its stack names the code.
 fn sqlx() -> Vec<Scenario> {
@@ -58,7 +71,7 @@ fn sqlx() -> Vec<Scenario> {
     let leaky = |name, steps, must| Scenario::leaky("sqlx", name, start, steps, must);
     let healthy = |name, steps| Scenario::healthy("sqlx", name, start, steps);
     let leak = |function| Accusation::leak("strong", 7, Some(function));
-    vec![
+    let own = vec![
         leaky(
             "forgotten (mem::forget)",
             FORGOTTEN_AND_LATER,
@@ -102,20 +115,15 @@ fn sqlx() -> Vec<Scenario> {
             ),
         ),
         healthy("dropped", &["healthy 7"]),
-        healthy("early return", &["early_return 7"]),
-        healthy("transactions committed and dropped", &["transactions 8"]),
         healthy("cancelled tasks", &["cancelled 7", "healthy 3"]),
-        healthy("held across an outside call that ends", &["outside_short 7"]),
-        healthy("taken and not used", &["unused 7", "healthy 3"]),
         healthy("a pool for each request, closed", &["pool_closed 7"]),
-        healthy("burst, then calm", &["burst 11", "healthy 5"]),
         healthy("min_connections", &["prefill 7", "healthy 3"]),
         healthy("LISTEN", &["listen", "healthy 5"]),
         healthy("COPY", &["copy", "healthy 5"]),
         healthy("one connection without a pool", &["single", "overlap 3"]),
         healthy("long query", &["hold_query 60", "healthy 5"]).informs("long query"),
-        healthy("idle from before the watch", &["healthy 3"]).before(&["burst 3"]),
-    ]
+    ];
+    [own, right("sqlx", start)].concat()
 }
 
 /// deadpool: observed. Its driver sends from a task of its own, so only the acquire names the code.
@@ -124,7 +132,7 @@ fn deadpool() -> Vec<Scenario> {
     let leaky = |name, steps, must| Scenario::leaky("deadpool", name, start, steps, must);
     let healthy = |name, steps| Scenario::healthy("deadpool", name, start, steps);
     let leak = |function| Accusation::leak("proven", 7, Some(function));
-    vec![
+    let own = vec![
         leaky(
             "forgotten (mem::forget)",
             FORGOTTEN,
@@ -175,19 +183,14 @@ fn deadpool() -> Vec<Scenario> {
             ),
         ),
         healthy("dropped", &["healthy 7", "burst 5", "healthy 5"]).fast(),
-        healthy("early return", &["early_return 7"]),
-        healthy("transactions committed and dropped", &["transactions 8"]),
         healthy("cancelled tasks", &["cancelled 7", "healthy 3"]),
-        healthy("held across an outside call that ends", &["outside_short 7"]),
-        healthy("taken and not used", &["unused 7", "healthy 3"]),
         healthy("a pool for each request, dropped", &["pool_dropped 7"]),
-        healthy("burst, then calm", &["burst 11", "healthy 5"]),
         healthy("taken out of the pool", &["healthy 3", "taken", "overlap 3"]),
         healthy("LISTEN", &["healthy 3", "listen", "healthy 5"]),
         healthy("COPY", &["healthy 3", "copy", "healthy 5"]),
         healthy("long query", &["hold_query 60", "healthy 5"]).informs("long query"),
-        healthy("idle from before the watch", &["healthy 3"]).before(&["burst 3"]),
-    ]
+    ];
+    [own, right("deadpool", start)].concat()
 }
 
 /// What a build leaves to be observed. Where the acquire is inlined or has no name, leaks are
@@ -216,7 +219,7 @@ fn bb8() -> Vec<Scenario> {
     let leaky = |name, steps, must| Scenario::leaky("bb8", name, start, steps, must);
     let healthy = |name, steps| Scenario::healthy("bb8", name, start, steps);
     let leak = |function| Accusation::leak("proven", 7, Some(function));
-    vec![
+    let own = vec![
         leaky("forgotten (mem::forget)", FORGOTTEN, leak("bb8_client::forgotten::{{closure}}")),
         leaky(
             "held by a task given up, in an outside call",
@@ -245,27 +248,23 @@ fn bb8() -> Vec<Scenario> {
         leaky("a pool for each request", POOLS, accusation("abandoned pool", "strong", None))
             .before(&["healthy 1"]),
         healthy("dropped", &["healthy 7"]),
-        healthy("early return", &["early_return 7"]),
-        healthy("transactions committed and dropped", &["transactions 8"]),
         healthy("cancelled tasks", &["cancelled 7", "healthy 3"]),
-        healthy("held across an outside call that ends", &["outside_short 7"]),
-        healthy("taken and not used", &["unused 7", "healthy 3"]),
         healthy("a pool for each request, dropped", &["pool_dropped 7"]),
-        healthy("burst, then calm", &["burst 11", "healthy 5"]),
         healthy("min_idle", &["prefill 7", "healthy 3"]),
         healthy("dedicated connection", &["healthy 3", "dedicated", "overlap 3"]),
-        healthy("idle from before the watch", &["healthy 3"]).before(&["burst 3"]),
-    ]
+    ];
+    [own, right("bb8", start)].concat()
 }
 
 /// r2d2: observed. Threads of its own open the connections, and each pool has others: that several
-/// pools are one thread's shows only in what each keeps in reserve, as it does by default. The synchronous driver is the other one with a task inside.
+/// pools are one thread's shows only in what each keeps in reserve, as it does by default. The
+/// synchronous driver is the other one with a task inside.
 fn r2d2() -> Vec<Scenario> {
     let start: fn() -> Command = || Kind::Rust("r2d2", Profile::Release).command();
     let leaky = |name, steps, must| Scenario::leaky("r2d2, postgres", name, start, steps, must);
     let healthy = |name, steps| Scenario::healthy("r2d2, postgres", name, start, steps);
     let leak = |function| Accusation::leak("proven", 7, Some(function));
-    vec![
+    let own = vec![
         leaky("forgotten (mem::forget)", FORGOTTEN, leak("r2d2_client::forgotten")),
         leaky("kept in a static", &["healthy 3", "leak kept 7"], leak("r2d2_client::kept")),
         leaky(
@@ -302,16 +301,11 @@ fn r2d2() -> Vec<Scenario> {
         )
         .before(&["healthy 1"]),
         healthy("dropped", &["healthy 7"]),
-        healthy("early return", &["early_return 7"]),
-        healthy("transactions committed and dropped", &["transactions 8"]),
-        healthy("held across an outside call that ends", &["outside_short 7"]),
-        healthy("taken and not used", &["unused 7", "healthy 3"]),
         healthy("a pool for each request, dropped", &["pool_dropped 7"]),
-        healthy("burst, then calm", &["burst 11", "healthy 5"]),
         healthy("threads", &["threads 7", "healthy 5"]),
         healthy("pre-filled", &["prefill 7", "healthy 3"]),
-        healthy("idle from before the watch", &["healthy 3"]).before(&["burst 3"]),
-    ]
+    ];
+    [own, right("r2d2, postgres", start)].concat()
 }
 
 /// No pool: a connection for each request. The driver sends from a task of its own, so what is

@@ -55,7 +55,7 @@ pub(in crate::model) struct Bypass {
     /// no stack names a path, those that were passed over in their turn.
     pub(super) kin: usize,
     /// The first of those opens.
-    pub(super) first: MonoNanos,
+    first: MonoNanos,
     /// From its last byte to the last of those opens, in nanoseconds.
     pub(super) shown_held: u64,
     /// User and database of both sides are known.
@@ -69,7 +69,7 @@ pub(in crate::model) struct Bypass {
     /// They close what stays idle in them.
     pub(super) closes_idle: bool,
     /// After so long without a byte the pool has closed what is idle in it, in nanoseconds.
-    pub(super) closed_when_idle: Option<u64>,
+    closed_when_idle: Option<u64>,
     /// The code that used the new connections is known, and none of it used this one.
     strangers: bool,
     /// A connection that this path left in the same way was used again after all.
@@ -84,6 +84,13 @@ pub(in crate::model) struct Bypass {
     /// Connections last used by the same path that were left out, because this path's
     /// connections are sometimes used again.
     pub(super) left_out: usize,
+}
+
+impl Bypass {
+    /// Silent for so long, in nanoseconds, it would be closed by now if it were idle in the pool.
+    pub(super) fn is_overdue(&self, silence: u64) -> bool {
+        self.closed_when_idle.is_some_and(|until| silence > until)
+    }
 }
 
 /// A connection as evidence about others.
@@ -508,8 +515,7 @@ fn forgive_successors(
             continue;
         };
         let closed_by_now = |conn: &&Connection| {
-            let until = of(&conn).and_then(|bypass| bypass.closed_when_idle);
-            until.is_some_and(|until| conn.silence(now) > until)
+            of(&conn).is_some_and(|bypass| bypass.is_overdue(conn.silence(now)))
         };
         if group.len() < 2
             || group.iter().any(|conn| conn.opened.existing.is_some() || conn.last_byte() >= first)

@@ -74,8 +74,8 @@ impl Weight {
             left_out: direct().map(|bypass| bypass.left_out).max().unwrap_or(0),
             on_demand: bypasses.iter().any(|bypass| bypass.on_demand),
             closed_by_now: group.iter().all(|case| {
-                let Grounds::Bypass(bypass) = &case.grounds else { return false };
-                bypass.closed_when_idle.is_some_and(|until| case.conn.silence(case.at) > until)
+                matches!(&case.grounds, Grounds::Bypass(bypass)
+                    if bypass.is_overdue(case.conn.silence(case.at)))
             }),
             succeeded: direct().any(|bypass| bypass.succeeded),
             named: group.iter().any(|case| case.conn.use_path().is_some()),
