@@ -98,6 +98,7 @@ pub struct Conn {
     pub stacks: [u32; KINDS],
     /// Index into [`CLASS_BYTES`](crate::stack::CLASS_BYTES) for the next stacks.
     pub stack_class: u32,
+    pub _pad_stacks: u32,
 
     pub wire: Wire,
 
@@ -114,7 +115,7 @@ pub struct Conn {
 
 /// Bytes of a connection slot.
 pub const CONN_BYTES: usize = size_of::<Conn>();
-const _: () = assert!(CONN_BYTES == 136 + 256 + 8 + STARTUP_BYTES + STATEMENT_BYTES);
+const _: () = assert!(CONN_BYTES == 144 + 272 + 8 + STARTUP_BYTES + STATEMENT_BYTES);
 const _: () = assert!(CONN_BYTES.is_multiple_of(8));
 
 #[cfg(test)]

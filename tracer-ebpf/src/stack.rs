@@ -36,12 +36,16 @@ pub const CHUNK_BYTES: u32 = 4 << 10;
 
 /// The connection was opened: the stack at `connect`.
 pub const KIND_OPEN: usize = 0;
-/// The first send after the server was done: the code that uses the connection.
+/// The first send after the server was done: the code that uses the connection. Which of the two
+/// kinds the last use has is [`Wire::use_kind`](crate::wire::Wire::use_kind).
 pub const KIND_USE: usize = 1;
 /// A pool's acquire returned the connection.
 pub const KIND_ACQUIRE: usize = 2;
+/// The other one of the uses: it leaves that in peace which began the transaction.
+pub const KIND_USE_OTHER: usize = 3;
 /// Number of kinds.
-pub const KINDS: usize = 3;
+pub const KINDS: usize = 4;
+const _: () = assert!(KINDS.is_power_of_two());
 
 /// Set in [`StackHeader::flags`]: the registers are those at a function's first instruction or at
 /// a RET, so the return address is the word at `sp` and `bp` is the caller's.

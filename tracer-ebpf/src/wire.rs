@@ -1,8 +1,8 @@
 //! The PostgreSQL wire as far as it tells who must speak next and in which transaction state.
 //!
 //! This module holds the state and what it is read through; [`walk`] follows the bytes, and
-//! [`mysql`] those of a server that is none of PostgreSQL's. May import nothing else of this crate. Pure: bytes come through the [`Memory`] trait, so the same walk runs
-//! in the kernel over user memory and in host tests over slices. Total: any bytes in, a state out;
+//! [`mysql`] those of a server that is none of PostgreSQL's. May import nothing of this crate but the kinds of
+//! stacks. Pure: bytes come through the [`Memory`] trait, so the same walk runs in the kernel over user memory and in host tests over slices. Total: any bytes in, a state out;
 //! what cannot be followed is marked (`synced` = 0), never guessed silently.
 //!
 //! Who speaks next is `syncs - readies`: each Query, Sync and FunctionCall, and the startup packet,
@@ -39,6 +39,8 @@
 
 pub mod mysql;
 pub mod walk;
+
+use crate::stack::{KIND_USE, KIND_USE_OTHER};
 
 pub use walk::{on_receive, on_send, pass_received, pass_sent};
 
@@ -155,6 +157,8 @@ pub struct Wire {
     pub bytes_received: u64,
     /// Time of the first send after the server was done.
     pub use_at: u64,
+    /// Time of the last use that began outside of a transaction: while one is open, it began that.
+    pub begun_at: u64,
     /// One of the `PHASE_` constants.
     pub phase: u32,
     /// Messages sent that ReadyForQuery answers, and ReadyForQuery messages received.
@@ -178,6 +182,10 @@ pub struct Wire {
     pub backend_pid: u32,
     /// Length of the name being looked at.
     pub name_len: u32,
+    /// Number of the use of `begun_at`; zero when it was not seen.
+    pub begun_use: u32,
+    /// 0 or 1, the kind of the last use's stack: see [`Wire::use_kind`].
+    pub use_turn: u32,
     /// Key of the name being looked at.
     pub name_key: u64,
     /// Payload of the last Query or Parse of the send being followed, and its bytes there.
@@ -193,7 +201,7 @@ pub struct Wire {
 }
 
 const _: () = assert!(size_of::<Stream>() == 64);
-const _: () = assert!(size_of::<Wire>() == 256);
+const _: () = assert!(size_of::<Wire>() == 272);
 
 impl Wire {
     /// Messages the server still owes a ReadyForQuery for; negative for a moment when a receive
@@ -216,6 +224,47 @@ impl Wire {
             }
             _ => false,
         }
+    }
+
+    /// A use begins. The stack of the use that began a transaction is kept while others follow in
+    /// it, so these have the other kind.
+    #[inline(always)]
+    pub fn begin_use(&mut self, at: u64) {
+        let before = self.uses;
+        self.uses = before.wrapping_add(1);
+        self.use_at = at;
+        match self.status {
+            b'I' => {
+                self.begun_at = at;
+                self.begun_use = self.uses;
+            }
+            b'T' | b'E' => {
+                if before != 0 && self.begun_use == before {
+                    self.use_turn ^= 1;
+                }
+            }
+            _ => self.begun_use = 0,
+        }
+    }
+
+    /// The kind of the stack of the last use.
+    #[must_use]
+    #[inline(always)]
+    pub const fn use_kind(&self) -> usize {
+        if self.use_turn & 1 == 0 { KIND_USE } else { KIND_USE_OTHER }
+    }
+
+    /// The use that began the transaction which the server says is open: its number, its time and
+    /// the kind of its stack. `None` when there is no transaction, or its beginning was not seen.
+    #[must_use]
+    pub const fn begun(&self) -> Option<(u32, u64, usize)> {
+        if !matches!(self.status, b'T' | b'E') || self.begun_use == 0 {
+            return None;
+        }
+        let used = self.use_kind();
+        let kind =
+            if self.begun_use == self.uses { used } else { KIND_USE + KIND_USE_OTHER - used };
+        Some((self.begun_use, self.begun_at, kind))
     }
 
     /// Whether there is nothing to read in a send, or in a receive.

@@ -20,6 +20,8 @@ mod properties;
 mod scenarios;
 #[path = "streams/scene.rs"]
 mod scene;
+#[path = "streams/transactions.rs"]
+mod transactions;
 #[path = "streams/traps.rs"]
 mod traps;
 

@@ -13,7 +13,7 @@ use tracer_ebpf::{
     drops::DropReason,
     limits::MAX_FIXUPS,
     runtime,
-    stack::{CHUNK_BYTES, RUNTIME_CLASS, STACK_BYTES, SlotRef, StackHeader},
+    stack::{CHUNK_BYTES, KINDS, RUNTIME_CLASS, STACK_BYTES, SlotRef, StackHeader},
 };
 
 use super::{
@@ -59,7 +59,8 @@ impl Site {
 /// stack frame.
 #[inline(never)]
 pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
-    // SAFETY: `conn` is a live map value and `kind` a constant below `KINDS`.
+    let kind = kind & (KINDS - 1);
+    // SAFETY: `conn` is a live map value, and `kind` below `KINDS`.
     let (packed, class) = unsafe { ((*conn).stacks[kind], (*conn).stack_class) };
     let mut slot = SlotRef::unpack(packed);
     if slot.is_none_or(|slot| slot.class < class) {

@@ -15,7 +15,6 @@ use aya_log_ebpf::debug;
 use tracer_ebpf::{
     conn::{Conn, FLAG_CONNECTING, FLAG_EOF},
     parts::{PART_CONNECT, PART_RECEIVE, PART_RECEIVE_WALK, PART_SEND, PART_SEND_WALK},
-    stack::KIND_USE,
     wire::{self, PHASE_ENCRYPTED, PHASE_MYSQL, PHASE_READY, PHASE_UNKNOWN, Segments},
 };
 
@@ -307,15 +306,16 @@ fn sent(conn: *mut Conn, call: *mut Call, regs: *const pt_regs, bytes: u64, sett
             || state.phase == PHASE_MYSQL
             || state.phase == PHASE_UNKNOWN;
         if settled && in_session {
-            state.uses = state.uses.wrapping_add(1);
-            state.use_at = at;
+            state.begin_use(at);
+            Some(state.use_kind())
+        } else {
+            None
         }
-        settled && in_session
     };
-    if use_begins {
+    if let Some(kind) = use_begins {
         // SAFETY: `regs` and `call` as in `moved`.
         let site = unsafe { Site::of(regs, at, (*call).conn, bpf_get_current_pid_tgid(), 0) };
-        stacks::copy(conn, KIND_USE, &site);
+        stacks::copy(conn, kind, &site);
     }
 }
 

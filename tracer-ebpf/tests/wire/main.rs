@@ -8,3 +8,4 @@ mod peer;
 mod properties;
 mod sessions;
 mod statements;
+mod transactions;

@@ -266,6 +266,9 @@ impl Peer {
         self.clock += 1;
         self.wire.last_send = self.clock;
         self.uses += u32::from(settled);
+        if settled {
+            self.wire.begin_use(self.clock);
+        }
         assert_eq!(self.memory.strayed, 0, "read outside of the send");
     }
 

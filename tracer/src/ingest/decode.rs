@@ -18,7 +18,7 @@ use tracer_ebpf::{
 };
 
 use crate::{
-    model::{Checkout, MonoNanos, Peer, Statement, TxStatus, WirePhase, WireState},
+    model::{Begun, Checkout, MonoNanos, Peer, Statement, TxStatus, WirePhase, WireState},
     sql,
 };
 
@@ -89,6 +89,9 @@ pub fn wire_state(conn: &Conn, pools: &[PoolName]) -> WireState {
             _ => None,
         },
         uses: u64::from(wire.uses),
+        begun: wire
+            .begun()
+            .map(|(number, at, _)| Begun { at: MonoNanos(at), number: number.into() }),
         // Where its strings begin and end is not known, so they could not be removed from it.
         last_statement: statement(conn).filter(|_| phase != WirePhase::Mysql),
         listening: wire.marks & MARK_LISTEN != 0,

@@ -21,8 +21,8 @@ use tracer_ebpf::{
     record::{self, Record},
     runtime,
     stack::{
-        CLASS_SLOTS, FLAG_BOUNDARY, KIND_ACQUIRE, KIND_OPEN, KIND_USE, KINDS, LARGEST_CLASS,
-        RUNTIME_CLASS, SlotRef,
+        CLASS_SLOTS, FLAG_BOUNDARY, KIND_ACQUIRE, KIND_OPEN, KINDS, LARGEST_CLASS, RUNTIME_CLASS,
+        SlotRef,
     },
     wire::{PHASE_UNKNOWN, Wire},
 };
@@ -396,12 +396,16 @@ impl Ingest {
     #[must_use]
     pub fn stack(&self, id: ConnId, of: StackEvent, uses: u64) -> Option<CopiedStack> {
         let conn = self.conn(id.0)?;
-        let copied = self.kernel.stack(conn.stacks[kind_of(of)])?;
         let (present, at) = match of {
             StackEvent::Open => (0, conn.opened_at),
+            StackEvent::Begin => {
+                let (begun, at, _) = conn.wire.begun()?;
+                (u64::from(begun), at)
+            }
             StackEvent::LastUse => (u64::from(conn.wire.uses), conn.wire.use_at),
             StackEvent::Acquire => (conn.checkouts, conn.acquired_at),
         };
+        let copied = self.kernel.stack(conn.stacks[kind_of(&conn, of)?])?;
         (copied.header.conn == id.0 && copied.header.at == at && present == uses).then_some(copied)
     }
 
@@ -426,8 +430,8 @@ impl Ingest {
 
     /// Gives the slot of a stack back that was understood.
     pub fn retire_stack(&mut self, id: ConnId, of: StackEvent, copied: &CopiedStack) {
-        if self.conn(id.0).is_some() {
-            self.kernel.retire_stack(conn_slot(id.0), kind_of(of), copied.header.seq);
+        if let Some(kind) = self.conn(id.0).and_then(|conn| kind_of(&conn, of)) {
+            self.kernel.retire_stack(conn_slot(id.0), kind, copied.header.seq);
         }
     }
 
@@ -590,11 +594,13 @@ impl Ingest {
     }
 }
 
-fn kind_of(of: StackEvent) -> usize {
+/// Which of the connection's stacks it is, where there is one.
+fn kind_of(conn: &Conn, of: StackEvent) -> Option<usize> {
     match of {
-        StackEvent::Open => KIND_OPEN,
-        StackEvent::LastUse => KIND_USE,
-        StackEvent::Acquire => KIND_ACQUIRE,
+        StackEvent::Open => Some(KIND_OPEN),
+        StackEvent::Begin => conn.wire.begun().map(|(_, _, kind)| kind),
+        StackEvent::LastUse => Some(conn.wire.use_kind()),
+        StackEvent::Acquire => Some(KIND_ACQUIRE),
     }
 }
 
@@ -669,6 +675,7 @@ fn existing_conn(socket: &ListedSocket, pid: u32, fd: i32) -> Conn {
         epoch: 0,
         stacks: [0; KINDS],
         stack_class: 0,
+        _pad_stacks: 0,
         wire: Wire { phase: PHASE_UNKNOWN, ..Wire::default() },
         startup_len: 0,
         statement_len: 0,

@@ -88,6 +88,7 @@ pub struct Connection {
     acquire: Option<StackOf>,
     open: Option<StackOf>,
     last_use: Option<StackOf>,
+    begin: Option<StackOf>,
     unread: Option<Unread>,
     pub(super) said: Option<Said>,
     left_open: Option<LeftOpen>,
@@ -119,6 +120,7 @@ impl Connection {
             acquire: None,
             open: None,
             last_use: None,
+            begin: None,
             unread: None,
             said: None,
             left_open: None,
@@ -352,6 +354,7 @@ impl Connection {
         let wire = self.wire.as_ref();
         match of {
             StackEvent::Open => 0,
+            StackEvent::Begin => wire.and_then(|wire| wire.begun).map_or(0, |begun| begun.number),
             StackEvent::LastUse => wire.map_or(0, |wire| wire.uses),
             StackEvent::Acquire => {
                 wire.and_then(|wire| wire.checkout.as_ref()).map_or(0, |checkout| checkout.count)
@@ -365,6 +368,7 @@ impl Connection {
         let kept = match of {
             StackEvent::Acquire => self.acquire.as_ref(),
             StackEvent::Open => self.open.as_ref(),
+            StackEvent::Begin => self.begin.as_ref().filter(|_| self.is_begun_before()),
             StackEvent::LastUse => self.last_use.as_ref(),
         }?;
         (kept.uses == self.current(of)).then_some(&*kept.stack)
@@ -375,6 +379,7 @@ impl Connection {
         let current = self.current(of);
         let exists = match of {
             StackEvent::Open => self.opened.existing.is_none(),
+            StackEvent::Begin => self.is_begun_before(),
             StackEvent::LastUse | StackEvent::Acquire => current > 0,
         };
         (exists && self.stack(of).is_none()).then_some(current)
@@ -384,7 +389,22 @@ impl Connection {
         match of {
             StackEvent::Acquire => self.acquire = Some(kept),
             StackEvent::Open => self.open = Some(kept),
+            StackEvent::Begin => self.begin = Some(kept),
             StackEvent::LastUse => self.last_use = Some(kept),
+        }
+    }
+
+    /// Another use than the last one began the transaction that is open.
+    fn is_begun_before(&self) -> bool {
+        let Some(wire) = &self.wire else { return false };
+        wire.begun.is_some_and(|begun| begun.number != wire.uses)
+    }
+
+    /// Keeps what is known of the use that began the transaction when another one follows.
+    pub(super) fn keep_begin(&mut self) {
+        let begun = self.current(StackEvent::Begin);
+        if let Some(kept) = self.last_use.as_ref().filter(|kept| kept.uses == begun && begun > 0) {
+            self.begin = Some(kept.clone());
         }
     }
 
@@ -427,6 +447,20 @@ impl Connection {
         if own_task && self.wire.as_ref().is_some_and(|wire| wire.statements > 1) {
             stacks.retain(|(of, _)| *of != StackEvent::Open);
         }
+        stacks
+    }
+
+    /// The same for whoever is answerable for the transaction that is open: who began it comes
+    /// before who used it last, because a connection that was given back inside a transaction is
+    /// used by others. But a caller of both is no news.
+    pub(super) fn stacks_of_transaction(&self) -> Vec<(StackEvent, &Stack)> {
+        let mut stacks = self.stacks();
+        let Some(begin) = self.stack(StackEvent::Begin) else { return stacks };
+        let last = stacks.iter().position(|(of, _)| *of == StackEvent::LastUse);
+        let is_caller = app_frame(begin)
+            .is_some_and(|frame| last.is_some_and(|last| stacks[last].1.frames.contains(frame)));
+        let place = last.map_or(0, |last| last + usize::from(is_caller));
+        stacks.insert(place, (StackEvent::Begin, begin));
         stacks
     }
 

@@ -172,6 +172,14 @@ pub struct Checkout {
     pub count: u64,
 }
 
+/// The use that began the open transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    pub at: MonoNanos,
+    /// Value of [`WireState::uses`] then.
+    pub number: u64,
+}
+
 /// The state of a connection as the kernel side keeps it, at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireState {
@@ -190,6 +198,9 @@ pub struct WireState {
     pub status: Option<TxStatus>,
     /// First sends after the server was done: grows with each new use.
     pub uses: u64,
+    /// While a transaction is open: what began it, where that was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Begun>,
     pub last_statement: Option<Statement>,
     /// Silent on purpose.
     pub listening: bool,
@@ -298,6 +309,8 @@ impl PoolWaits {
 pub enum StackEvent {
     Acquire,
     Open,
+    /// The use that began the transaction which is open.
+    Begin,
     LastUse,
 }
 
@@ -386,8 +399,8 @@ pub enum Event {
     /// How much of a server is in use.
     Server { at: MonoNanos, used: ServerUse },
     /// A stack of the connection, resolved. For [`StackEvent::LastUse`] `uses` is the value of
-    /// [`WireState::uses`] it belongs to, for [`StackEvent::Acquire`] that of
-    /// [`Checkout::count`]; zero for [`StackEvent::Open`].
+    /// [`WireState::uses`] it belongs to, for [`StackEvent::Begin`] that of [`Begun::number`], for
+    /// [`StackEvent::Acquire`] that of [`Checkout::count`]; zero for [`StackEvent::Open`].
     Stack { at: MonoNanos, conn: ConnId, of: StackEvent, uses: u64, stack: Stack },
     /// Who waits for a connection of a pool of a process; sent when that has changed.
     Waits { at: MonoNanos, pid: Pid, waits: PoolWaits },

@@ -23,7 +23,7 @@ pub use anomaly::Anomaly;
 pub use behaviour::{Behaviour, IdleOrder, Presence, Protocol};
 pub use connection::{Connection, LeftOpen, Opened, StackOf, Unread};
 pub use event::{
-    Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,
+    Begun, Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,
     PoolWaits, ProcessSeen, Runtime, ServerUse, SessionSaid, SessionState, Stack, StackEvent,
     Statement, Symbol, TxStatus, WirePhase, WireState,
 };

@@ -60,10 +60,13 @@ impl Connection {
         state.is_some() && wire.is_none_or(|wire| wire.active.is_none() || wire.status.is_none())
     }
 
-    /// Since when its transaction is open, by the server's word.
+    /// Since when its transaction is open: as seen on the wire, else by the server's word.
     #[must_use]
     pub fn transaction_since(&self) -> Option<MonoNanos> {
         self.in_transaction()?;
+        if let Some(begun) = self.wire.as_ref().and_then(|wire| wire.begun) {
+            return Some(begun.at);
+        }
         self.transaction_said()?;
         self.said_now()?.xact_since
     }
@@ -231,6 +234,7 @@ mod tests {
             active: None,
             status: None,
             uses: 0,
+            begun: None,
             last_statement: None,
             listening: false,
             advisory_lock: false,

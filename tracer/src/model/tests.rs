@@ -41,6 +41,7 @@ fn state(seconds: u64, uses: u64) -> WireState {
         active: Some(false),
         status: Some(TxStatus::Idle),
         uses,
+        begun: None,
         last_statement: None,
         listening: false,
         advisory_lock: false,

@@ -226,7 +226,9 @@ impl Tracker {
             if conn.active() == Some(true) && !held && !long {
                 continue;
             }
-            for of in [StackEvent::Acquire, StackEvent::LastUse, StackEvent::Open] {
+            let kinds =
+                [StackEvent::Acquire, StackEvent::Begin, StackEvent::LastUse, StackEvent::Open];
+            for of in kinds {
                 let Some(uses) = conn.missing(of) else { continue };
                 // Whoever gave it back inside a transaction is the one who took it last.
                 if of != StackEvent::Acquire || held || conn.left_open().is_some() {
@@ -555,6 +557,7 @@ impl Tracker {
         conn.forget_read();
         conn.refuted |= refuted;
         conn.woke |= woke;
+        conn.keep_begin();
         conn.note_return(before.as_ref());
         let turn = used_at.filter(|_| state.phase == WirePhase::Ready);
         if let Some(turn) = turn

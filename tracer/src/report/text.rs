@@ -164,15 +164,22 @@ impl Page<'_> {
             StackEvent::Acquire => "taken by",
             StackEvent::LastUse => "last used by",
             StackEvent::Open => "opened by",
+            StackEvent::Begin => "begun by",
         };
         let function = self.paint_name(&blame.function);
         writeln!(self.out, "{}{function}", self.label(label))?;
         self.line("at", &place(blame))?;
-        let stack = finding.stacks.iter().find(|stack| stack.event == blame.event);
+        let stack = stack_of(finding, blame.event);
         let mut label = "called from";
         for frame in stack.into_iter().flat_map(|stack| callers(stack, blame)).take(CALLERS) {
             self.line(label, &frame_words(frame))?;
             label = "";
+        }
+        if blame.event == StackEvent::Begin
+            && let Some(last) = stack_of(finding, StackEvent::LastUse)
+            && let Some(frame) = last.frames.iter().find(|frame| frame.kind == FrameKind::App)
+        {
+            self.line("last used by", &frame_words(frame))?;
         }
         Ok(())
     }
@@ -185,6 +192,7 @@ impl Page<'_> {
         let mut label = match stack.event {
             StackEvent::Acquire => "acquire",
             StackEvent::Open => "open",
+            StackEvent::Begin => "begin",
             StackEvent::LastUse => "last use",
         };
         // Frames that are nobody's to change are told by number: what matters fits a screen.
@@ -507,6 +515,10 @@ fn frame_words(frame: &FrameRow) -> String {
         Some(place) => format!("{function}  {place}"),
         None => function.to_owned(),
     }
+}
+
+fn stack_of(finding: &FindingRow, event: StackEvent) -> Option<&StackRow> {
+    finding.stacks.iter().find(|stack| stack.event == event)
 }
 
 /// The application's frames outside the blamed one.

@@ -184,6 +184,7 @@ mod tests {
             active: None,
             status: None,
             uses: 0,
+            begun: None,
             last_statement: None,
             listening: false,
             advisory_lock: false,

@@ -43,7 +43,7 @@ fn leak_by_nobody() -> Accusation {
 }
 
 /// One connection, taken again and again by users who find a transaction that they did not begin.
-/// Where no probe sees the return, the last of them is named: nobody can tell users apart on the wire.
+/// No probe sees the return, but the code that began the transaction is named, where its stack has it.
 fn returned(function: Option<&'static str>) -> Accusation {
     Accusation::idle_in_transaction(1, function)
 }
@@ -94,7 +94,7 @@ fn pg() -> Vec<Scenario> {
         it.leaky(
             "returned in a transaction",
             &["leak returned_in_transaction 7"],
-            returned(Some("tryFinally")),
+            returned(Some("returnedInTransaction")),
         ),
         it.leaky("a pool for each request", &["leak new_pool 15"], abandoned()),
         it.healthy("released in finally", &["healthy 7"]).fast(),
@@ -187,7 +187,11 @@ fn sequelize() -> Vec<Scenario> {
         it.leaky("transaction never ended", &["leak idle_in_transaction 7"], in_transaction(None)),
         // Sequelize itself asks for the server's types and sets the time zone on each connection.
         it.leaky("never used", &["leak never_used 15"], all_but_one()),
-        it.leaky("returned in a transaction", &["leak returned_in_transaction 7"], returned(None)),
+        it.leaky(
+            "returned in a transaction",
+            &["leak returned_in_transaction 7"],
+            returned(Some("returnedInTransaction")),
+        ),
         // What each asks when it connects makes them look used by code that is not known.
         Scenario::untold(it.0, "a pool for each request", it.1, &["leak new_pool 15"]),
         it.healthy("queries of the pool", &["healthy 7"]),

@@ -103,7 +103,11 @@ fn sqlx() -> Vec<Scenario> {
         leaky(
             "given back in a transaction",
             &["healthy 3", "returned 7"],
-            accusation("returned in transaction", "strong", None),
+            accusation(
+                "returned in transaction",
+                "strong",
+                Some("sqlx_client::returned_in_transaction::{{closure}}"),
+            ),
         ),
         leaky(
             "a pool for each request",

@@ -87,10 +87,11 @@ fn clients_taken_and_never_used_are_found() {
 }
 
 #[test]
-fn a_transaction_given_back_open_is_found_by_the_server_s_word() {
+fn a_transaction_given_back_open_names_who_began_it_and_not_who_came_after() {
     is_found(
         NODE,
-        &["returned_in_transaction 5"],
+        // After each a healthy request runs inside the same transaction.
+        &["leak returned_in_transaction 5"],
         &Expected {
             // That it went back leaves no trace on the wire.
             verdict: "idle in transaction",

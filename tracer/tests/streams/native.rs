@@ -2,9 +2,9 @@
 //! and the code that writes to a connection last may be the pool's own. Each test of silence fails
 //! when the guard that it names is taken away.
 
-use tracer::model::{Certainty, FrameKind, Runtime, Stack, StackEvent, TxStatus, Verdict};
+use tracer::model::{Begun, Certainty, FrameKind, Runtime, Stack, StackEvent, TxStatus, Verdict};
 
-use super::scene::{Conn, Scene, frame, seen};
+use super::scene::{Conn, Scene, frame, ms, seen};
 use super::traps::{APP, findings, is_leak, is_silent, list, scene_of, used};
 
 /// sqlx's task that takes a connection back, as its symbol is written.
@@ -91,6 +91,21 @@ fn a_transaction_that_sqlx_took_back_was_returned() {
     );
     // Whoever opened it did not leave it like that.
     assert!(one.blame.is_none(), "{one:#?}");
+}
+
+/// The pool's own code is the last to write; who began the transaction is known all the same.
+#[test]
+fn who_began_a_transaction_that_sqlx_took_back_is_blamed() {
+    let found = findings(in_transaction(|scene, at, conn| {
+        let number = conn.state.uses;
+        scene.tell(at - 10, conn, |state| {
+            state.begun = Some(Begun { at: ms(at - 380), number });
+        });
+        comes_back(scene, at, conn);
+    }));
+    let [one] = found.as_slice() else { panic!("{found:#?}") };
+    assert_eq!(one.verdict, Verdict::ReturnedInTransaction, "{one:#?}");
+    assert_eq!(one.blame.as_ref().map(|(of, _)| *of), Some(StackEvent::Begin), "{one:#?}");
 }
 
 /// Guard: the last to write is the application.

@@ -3,7 +3,7 @@
 //! May import the public model and the catalogue only. Times are milliseconds after [`START`].
 
 use tracer::model::{
-    Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,
+    Begun, Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,
     PoolWaits, Presence, ProcessSeen, Runtime, Stack, StackEvent, Statement, Symbol, TxStatus,
     WirePhase, WireState,
 };
@@ -95,6 +95,7 @@ pub fn fresh(at: u64) -> WireState {
         active: Some(false),
         status: Some(TxStatus::Idle),
         uses: 0,
+        begun: None,
         last_statement: None,
         listening: false,
         advisory_lock: false,
@@ -241,6 +242,15 @@ impl Scene {
     pub fn unread(&mut self, at: u64, conn: &Conn, bytes: u64) {
         let conn = ConnId(u64::from(conn.id));
         self.events.push(Event::Unread { at: ms(at), conn, bytes });
+    }
+
+    /// A statement that begins a transaction.
+    pub fn begin(&mut self, at: u64, conn: &mut Conn) {
+        self.query(at, conn, "BEGIN");
+        self.tell(at + 3, conn, |state| {
+            state.status = Some(TxStatus::InTransaction);
+            state.begun = Some(Begun { at: ms(at), number: state.uses });
+        });
     }
 
     /// The stack of the present use, resolved.

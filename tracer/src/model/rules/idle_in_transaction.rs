@@ -6,7 +6,7 @@
 use super::{Case, Grounds, Rule, Scene};
 use crate::model::{
     connection::Connection,
-    event::{MonoNanos, TxStatus},
+    event::{MonoNanos, Stack, StackEvent, TxStatus},
     finding::{Certainty, Verdict},
     tracker::Settings,
     words::{count, duration},
@@ -34,6 +34,10 @@ impl Rule for IdleInTransaction {
         conn.last_byte()
     }
 
+    fn stacks<'c>(&self, conn: &'c Connection) -> Vec<(StackEvent, &'c Stack)> {
+        conn.stacks_of_transaction()
+    }
+
     fn certainty(&self, _settings: Settings, _group: &[Case]) -> Certainty {
         Certainty::Proven
     }
@@ -57,7 +61,12 @@ impl Rule for IdleInTransaction {
             .max();
         if let Some(open) = open {
             evidence.push(format!(
-                "The server says that the longest of these transactions has been open for {}.",
+                "{} been open for {}.",
+                if group.len() == 1 {
+                    "The transaction has"
+                } else {
+                    "The longest of these transactions has"
+                },
                 duration(open)
             ));
         }

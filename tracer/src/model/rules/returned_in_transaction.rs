@@ -53,11 +53,12 @@ impl Rule for ReturnedInTransaction {
     }
 
     fn stacks<'c>(&self, conn: &'c Connection) -> Vec<(StackEvent, &'c Stack)> {
-        let mut stacks = conn.stacks_of_return();
-        if conn.left_open().is_none() {
-            // Who opened it did not give it back like this, and nothing shows who did.
-            stacks.retain(|(of, _)| *of != StackEvent::Open);
+        if conn.left_open().is_some() {
+            return conn.stacks_of_return();
         }
+        // Who opened it did not give it back like this; who began the transaction did.
+        let mut stacks = conn.stacks_of_transaction();
+        stacks.retain(|(of, _)| *of != StackEvent::Open);
         stacks
     }
 

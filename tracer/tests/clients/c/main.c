@@ -46,10 +46,10 @@ FRAME static void forget_transaction(void)
 {
     PGconn *conn = PQconnectdb("");
     check(conn, PQstatus(conn) == CONNECTION_OK);
-    use(conn, "begin");
-    PGresult *result = PQexec(conn, "select 41 + 1"); /* LEAK-LINE transaction */
-    check(conn, PQresultStatus(result) == PGRES_TUPLES_OK);
+    PGresult *result = PQexec(conn, "begin"); /* LEAK-LINE transaction */
+    check(conn, PQresultStatus(result) == PGRES_COMMAND_OK);
     PQclear(result);
+    use(conn, "select 41 + 1");
 }
 
 FRAME static void forget_result(void)

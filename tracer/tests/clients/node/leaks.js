@@ -40,8 +40,8 @@ async function neverUsed(pool) {
 // A transaction that is neither committed nor rolled back.
 async function idleInTransaction(pool) {
   const client = await pool.connect();
-  await client.query('begin');
-  await client.query('select 1'); // LEAK-LINE idle_in_transaction
+  await client.query('begin'); // LEAK-LINE idle_in_transaction
+  await client.query('select 1');
 }
 
 // A statement of a transaction fails, and nobody rolls back.
@@ -78,8 +78,8 @@ async function cursorLeftOpen(pool) {
 // The next one who takes this connection is in a transaction that he did not begin.
 async function returnedInTransaction(pool) {
   const client = await pool.connect();
-  await client.query('begin');
-  await client.query('select 1'); // LEAK-LINE returned_in_transaction
+  await client.query('begin'); // LEAK-LINE returned_in_transaction
+  await client.query('select 1');
   client.release();
 }
 
