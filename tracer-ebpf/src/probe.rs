@@ -20,7 +20,7 @@ pub const ACTION_ENTER: u8 = 5;
 pub const ACTION_NONE: u8 = 0;
 
 /// Chains tried, in order, from a handle to the socket's fd.
-pub const MAX_CHAINS: usize = 4;
+pub const MAX_CHAINS: usize = 8;
 /// Pointer steps of a chain, the fd's own offset included.
 pub const MAX_CHAIN_STEPS: usize = 8;
 

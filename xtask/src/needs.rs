@@ -83,6 +83,11 @@ pub const CLIENTS: &[Need] = &[
         probe: Probe::AnyOf(&["/usr/share/gocode/src/github.com/jackc/pgx/v4"]),
     },
     Need {
+        debian: "golang-github-go-sql-driver-mysql-dev",
+        why: "Go on MySQL",
+        probe: Probe::AnyOf(&["/usr/share/gocode/src/github.com/go-sql-driver/mysql"]),
+    },
+    Need {
         debian: "python3-venv",
         why: "psycopg2 apart from the system's Python",
         probe: Probe::PythonModule("ensurepip"),

@@ -161,7 +161,7 @@ impl Process {
     /// have been taken from the pool before.
     #[must_use]
     pub fn opened_before_observed(&self, opened_at: MonoNanos) -> bool {
-        self.has_probed_pool() && self.observed_since.is_some_and(|since| opened_at < since)
+        self.is_observed() && self.observed_since.is_some_and(|since| opened_at < since)
     }
 
     /// How many connections a pool of this process opens at the most; `None` when it is not known.

@@ -16,6 +16,12 @@ pub fn scenarios() -> Vec<Scenario> {
     let leaky = |name, steps, function| Scenario::leaky(sql, name, go, steps, proven(function));
     let healthy = |name, steps| Scenario::healthy(sql, name, go, steps);
     let kept: fn() -> Command = || Kind::Go(Build::Plain, &["-max-idle", "13"]).command();
+    let on_mysql = "Go database/sql, go-sql-driver";
+    let mysql: fn() -> Command = || Kind::Go(Build::Plain, &["-mysql"]).command();
+    let leaky_mysql = |name, steps, function| {
+        Scenario::leaky(on_mysql, name, mysql, steps, proven(function)).mysql()
+    };
+    let healthy_mysql = |name, steps| Scenario::healthy(on_mysql, name, mysql, steps).mysql();
     let tls: fn() -> Config = || Config { tls: true, ..Config::default() };
     vec![
         leaky("result set not closed", &["healthy rows 3", "leak rows 7"], "main.leakRows").fast(),
@@ -57,5 +63,14 @@ pub fn scenarios() -> Vec<Scenario> {
             go,
             &["healthy pgxpool 11", "healthy pgxpool_rows 11"],
         ),
+        leaky_mysql("result set not closed", &["healthy rows 3", "leak rows 7"], "main.leakRows"),
+        leaky_mysql("transaction never ended", &["healthy tx 3", "leak tx 7"], "main.leakTx"),
+        leaky_mysql("forgotten close", &["healthy conn 3", "leak conn 7"], "main.leakConn"),
+        healthy_mysql("rows closed", &["healthy rows 11"]),
+        healthy_mysql("transactions ended", &["healthy tx 11"]),
+        healthy_mysql("connections closed", &["healthy conn 11"]),
+        healthy_mysql("burst, then calm", &["burst 17"]),
+        healthy_mysql("long query", &["hold_query 60", "healthy rows 5"]).informs("long query"),
+        healthy_mysql("idle from before the watch", &["healthy rows 3"]).before(&["burst 3"]),
     ]
 }

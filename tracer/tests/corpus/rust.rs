@@ -3,6 +3,8 @@
 
 use std::process::Command;
 
+use xtask::postgres::Config;
+
 use crate::common::client::{Kind, Profile};
 use crate::scenario::{Accusation, Scenario};
 
@@ -37,7 +39,7 @@ const ONLY_FORGOTTEN: Steps = &[
 
 /// Every scenario of the family.
 pub fn scenarios() -> Vec<Scenario> {
-    [sqlx(), deadpool(), deadpool_otherwise_built(), bb8(), r2d2(), plain()]
+    [sqlx(), sqlx_tls(), deadpool(), deadpool_otherwise_built(), bb8(), r2d2(), diesel(), plain()]
         .into_iter()
         .flatten()
         .collect()
@@ -128,6 +130,34 @@ fn sqlx() -> Vec<Scenario> {
         healthy("long query", &["hold_query 60", "healthy 5"]).informs("long query"),
     ];
     [own, right("sqlx", start)].concat()
+}
+
+/// Under TLS direction and time suffice; what the pool sends on return cannot be told from the rest.
+fn sqlx_tls() -> Vec<Scenario> {
+    let start: fn() -> Command = || Kind::Rust("sqlx", Profile::Release).command();
+    let tls: fn() -> Config = || Config { tls: true, ..Config::default() };
+    let leaky = |name, steps, must| Scenario::leaky("sqlx, TLS", name, start, steps, must);
+    // Who is the user, and of which database, is not known either.
+    let leak = |function| Accusation::leak("suspected", 7, Some(function));
+    vec![
+        leaky(
+            "forgotten (mem::forget)",
+            FORGOTTEN_AND_LATER,
+            leak("sqlx_client::forgotten::{{closure}}"),
+        )
+        .server(tls),
+        leaky(
+            "held by a task given up, in an outside call",
+            &["healthy 3", "leak task 7", "overlap 3"],
+            leak("sqlx_client::task_never_ends::{{closure}}::{{closure}}"),
+        )
+        .server(tls),
+        Scenario::healthy("sqlx, TLS", "dropped", start, &["healthy 7"]).server(tls),
+        Scenario::healthy("sqlx, TLS", "cancelled tasks", start, &["cancelled 7", "healthy 3"])
+            .server(tls),
+        Scenario::healthy("sqlx, TLS", "burst, then calm", start, &["burst 11", "healthy 5"])
+            .server(tls),
+    ]
 }
 
 /// deadpool: observed. Its driver sends from a task of its own, so only the acquire names the code.
@@ -310,6 +340,40 @@ fn r2d2() -> Vec<Scenario> {
         healthy("pre-filled", &["prefill 7", "healthy 3"]),
     ];
     [own, right("r2d2, postgres", start)].concat()
+}
+
+/// Diesel: r2d2 around libpq. An object of the pool has a pointer to libpq's connection, so its
+/// checkouts are not joined and leaks are inferred; but the driver sends from the caller's thread.
+fn diesel() -> Vec<Scenario> {
+    let start: fn() -> Command = || Kind::Rust("diesel", Profile::Release).command();
+    let client = "r2d2, Diesel";
+    let leaky = |name, steps, must| Scenario::leaky(client, name, start, steps, must);
+    let healthy = |name, steps| Scenario::healthy(client, name, start, steps);
+    let leak = |function| Accusation::leak("strong", 7, Some(function));
+    vec![
+        leaky("forgotten (mem::forget)", FORGOTTEN_AND_LATER, leak("diesel_client::forgotten")),
+        leaky(
+            "kept in a static",
+            &["healthy 3", "leak kept 7", "overlap 3"],
+            leak("diesel_client::kept"),
+        ),
+        leaky(
+            "held by a thread given up, in an outside call",
+            &["healthy 3", "leak thread 7", "overlap 3"],
+            leak("diesel_client::thread_never_ends::{{closure}}"),
+        ),
+        leaky(
+            "transaction never ended",
+            &["healthy 3", "leak transaction 7"],
+            Accusation::idle_in_transaction(7, Some("diesel_client::transaction_not_ended")),
+        ),
+        healthy("dropped", &["healthy 7"]),
+        healthy("transactions committed and rolled back", &["transactions 8"]),
+        healthy("threads", &["threads 7", "healthy 5"]),
+        healthy("pre-filled", &["prefill 7", "healthy 3"]),
+        healthy("burst, then calm", &["burst 11", "healthy 5"]),
+        healthy("idle from before the watch", &["healthy 3"]).before(&["burst 3"]),
+    ]
 }
 
 /// No pool: a connection for each request. The driver sends from a task of its own, so what is

@@ -131,6 +131,16 @@ fn without_a_release_leaks_are_inferred() {
     is_leak(scene, Certainty::Strong, 4, "a pool takes an idle connection");
 }
 
+/// Diesel's objects refer to libpq's, so nothing that r2d2's probes see is joined with a connection: no
+/// matter when they were attached.
+#[test]
+fn probes_that_join_nothing_explain_nothing_that_was_before_them() {
+    let mut scene = scene_of(Runtime::Native, &["r2d2"]);
+    passed_over(&mut scene, 4, |_, _, _| {});
+    scene.process(40_000, APP, seen("app", Runtime::Native, &[("r2d2", true)]));
+    is_leak(scene, Certainty::Strong, 4, "a pool takes an idle connection");
+}
+
 /// Guard: once checkouts are seen, a connection without one is not the pool's.
 #[test]
 fn a_connection_beside_an_observed_pool_is_kept_on_purpose() {

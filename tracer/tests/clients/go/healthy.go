@@ -15,7 +15,7 @@ import (
 )
 
 func healthyRows(db *sql.DB) error {
-	rows, err := db.Query("select g from generate_series(1, 100) g")
+	rows, err := db.Query(dialect.rows)
 	if err != nil {
 		return err
 	}
@@ -121,13 +121,13 @@ func endTransaction(ctx context.Context, db *sql.DB) error {
 
 // closedPool makes a pool of its own for one query, and closes it.
 func closedPool(wanted int) (int, error) {
-	db, err := sql.Open("postgres", "")
+	db, err := open()
 	if err != nil {
 		return 0, err
 	}
 	defer db.Close()
 	var got int
-	err = db.QueryRow("select $1::int", wanted).Scan(&got)
+	err = db.QueryRow(dialect.same, wanted).Scan(&got)
 	return got, err
 }
 
@@ -157,7 +157,7 @@ func healthyPgxpoolRows(ctx context.Context, pool *pgxpool.Pool) error {
 
 // longQuery is held while the server works: active, however long.
 func longQuery(db *sql.DB, seconds string) error {
-	_, err := db.Exec("select pg_sleep($1)", seconds)
+	_, err := db.Exec(dialect.sleep, seconds)
 	return err
 }
 

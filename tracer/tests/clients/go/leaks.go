@@ -16,7 +16,7 @@ var errNotFound = errors.New("no such order")
 
 // leakRows returns on the error path without closing the rows.
 func leakRows(db *sql.DB, wanted int) (int, error) {
-	rows, err := db.Query("select g from generate_series(1, 100) g") // LEAK-LINE rows
+	rows, err := db.Query(dialect.rows) // LEAK-LINE rows
 	if err != nil {
 		return 0, err
 	}
@@ -97,12 +97,12 @@ func returnInTransaction(ctx context.Context, db *sql.DB) error {
 
 // newPool makes a pool of its own for one query, and nobody closes it.
 func newPool(wanted int) (int, error) {
-	db, err := sql.Open("postgres", "")
+	db, err := open()
 	if err != nil {
 		return 0, err
 	}
 	var got int
-	err = db.QueryRow("select $1::int", wanted).Scan(&got) // LEAK-LINE new_pool
+	err = db.QueryRow(dialect.same, wanted).Scan(&got) // LEAK-LINE new_pool
 	return got, err
 }
 

@@ -14,10 +14,43 @@ import (
 	"strings"
 	"time"
 
+	_ "github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v4/pgxpool"
 )
 
 const pace = 100 * time.Millisecond
+
+// What differs between servers: the driver, where the server is, and statements.
+type server struct {
+	driver            string
+	source            func() string
+	rows, sleep, same string
+}
+
+var postgres = server{
+	driver: "postgres",
+	// Everything comes from the PG* variables.
+	source: func() string { return "" },
+	rows:   "select g from generate_series(1, 100) g",
+	sleep:  "select pg_sleep($1)",
+	same:   "select $1::int",
+}
+
+var mysql = server{
+	driver: "mysql",
+	source: func() string {
+		return fmt.Sprintf("root@tcp(%s:%s)/information_schema", os.Getenv("MYSQL_HOST"), os.Getenv("MYSQL_TCP_PORT"))
+	},
+	rows:  "with recursive s as (select 1 n union all select n + 1 from s where n < 100) select n from s",
+	sleep: "select sleep(?)",
+	same:  "select cast(? as signed)",
+}
+
+var dialect = postgres
+
+func open() (*sql.DB, error) {
+	return sql.Open(dialect.driver, dialect.source())
+}
 
 type client struct {
 	ctx     context.Context
@@ -208,10 +241,13 @@ func (c *client) run(words []string) error {
 func main() {
 	maxIdle := flag.Int("max-idle", 2, "database/sql: idle connections kept")
 	maxOpen := flag.Int("max-open", 60, "connections of a pool at most")
+	onMySQL := flag.Bool("mysql", false, "database/sql: on a MySQL server")
 	flag.Parse()
 
-	// Everything comes from the PG* variables.
-	db, err := sql.Open("postgres", "")
+	if *onMySQL {
+		dialect = mysql
+	}
+	db, err := open()
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)

@@ -7,7 +7,7 @@ use std::thread;
 use postgres::NoTls;
 use r2d2::{Pool, PooledConnection};
 use r2d2_postgres::PostgresConnectionManager;
-use shared::{LATER, PACE, Result, Words, barrier, serve, server};
+use shared::{LATER, PACE, Result, Words, barrier, requests, serve, server};
 
 type Manager = PostgresConnectionManager<NoTls>;
 
@@ -161,28 +161,10 @@ fn threads(pool: &Pool<Manager>, count: u64) -> Result<()> {
 }
 
 fn run(words: &Words<'_>, pool: &Pool<Manager>) -> Result<()> {
+    if let Some(done) = requests(words, |shape| leak(shape, pool), || request(pool)) {
+        return done;
+    }
     match words.verb() {
-        "leak" => {
-            for _ in 0..words.count()? {
-                leak(words.shape(), pool)?;
-                thread::sleep(PACE);
-                // A healthy request follows.
-                request(pool)?;
-                thread::sleep(PACE);
-            }
-        }
-        "healthy" => {
-            for _ in 0..words.count()? {
-                request(pool)?;
-                thread::sleep(PACE);
-            }
-        }
-        "leak_alone" => {
-            for _ in 0..words.count()? {
-                leak(words.shape(), pool)?;
-                thread::sleep(PACE);
-            }
-        }
         "outside_short" => {
             for _ in 0..words.count()? {
                 outside_short(pool)?;
@@ -214,7 +196,6 @@ fn run(words: &Words<'_>, pool: &Pool<Manager>) -> Result<()> {
         }
         "burst" => burst(pool, words.count()?)?,
         "threads" => threads(pool, words.count()?)?,
-        "later" => thread::sleep(LATER),
         "overlap" => {
             thread::sleep(LATER);
             burst(pool, words.count()?)?;

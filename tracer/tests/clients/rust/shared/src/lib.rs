@@ -5,6 +5,7 @@ use std::env;
 use std::io::{self, BufRead as _, Write as _};
 use std::process;
 use std::sync::{Arc, Barrier};
+use std::thread;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -67,6 +68,39 @@ impl Words<'_> {
     pub fn unknown<T>(&self) -> Result<T> {
         Err(format!("no command {}", self.0.join(" ")).into())
     }
+}
+
+/// Carries out the commands that every synchronous client has: requests that leak in some way, each
+/// followed by a healthy one or (`leak_alone`) not, healthy ones, and a pause. `None` for another
+/// command.
+pub fn requests(
+    words: &Words,
+    mut leak: impl FnMut(&str) -> Result<()>,
+    mut request: impl FnMut() -> Result<()>,
+) -> Option<Result<()>> {
+    let mut round = |leaks: bool, ends: bool| {
+        for _ in 0..words.count()? {
+            if leaks {
+                leak(words.shape())?;
+                thread::sleep(PACE);
+            }
+            if ends {
+                request()?;
+                thread::sleep(PACE);
+            }
+        }
+        Ok(())
+    };
+    Some(match words.verb() {
+        "leak" => round(true, true),
+        "leak_alone" => round(true, false),
+        "healthy" => round(false, true),
+        "later" => {
+            thread::sleep(LATER);
+            Ok(())
+        }
+        _ => return None,
+    })
 }
 
 /// Carries out commands until the end of the input; ends without dropping anything.
