@@ -10,7 +10,18 @@ use crate::scenario::{Accusation, Scenario};
 
 /// Every scenario of the family.
 pub fn scenarios() -> Vec<Scenario> {
-    [pg(), versions(), knex(), sequelize(), typeorm(), drizzle(), postgres(), mysql2()].concat()
+    let all = [
+        pg(),
+        versions(),
+        knex(),
+        sequelize(),
+        typeorm(),
+        drizzle(),
+        prisma(),
+        postgres(),
+        mysql2(),
+    ];
+    all.concat()
 }
 
 /// One library: its name in the table, and how its client starts.
@@ -241,6 +252,31 @@ fn drizzle() -> Vec<Scenario> {
         it.healthy("queries of the pool", &["healthy 7"]),
         it.healthy("transaction ended", &["transaction 7"]),
         it.healthy("burst, then calm", &["burst 11", "healthy 5"]),
+    ]
+}
+
+/// Prisma ends a transaction that takes longer than five seconds, and gives back what it took for a
+/// query. What is left are transactions that may last, and a client for each request.
+fn prisma() -> Vec<Scenario> {
+    let it = Library("Prisma", || Kind::NodeWith("prisma", "{}").command());
+    vec![
+        it.leaky("task given up late", &["leak late 7"], in_transaction(None)),
+        // Node-postgres closes what is idle after ten seconds, which the first may be by then.
+        Scenario::leaky(
+            it.0,
+            "a client for each request",
+            || Kind::NodeWith("prisma", r#"{"idleTimeoutMillis":0}"#).command(),
+            &["leak_alone new_client 15"],
+            abandoned(),
+        ),
+        it.healthy("queries", &["healthy 7"]),
+        it.healthy("transaction ended", &["transaction 7"]),
+        it.healthy("transaction rolled back", &["rolled_back 7"]),
+        it.healthy("clients disconnected", &["disconnected 7"]),
+        it.healthy("held across short outside calls", &["outside_short 7", "healthy 5"]),
+        it.healthy("burst, then calm", &["burst 11", "healthy 5"]),
+        it.healthy("long query", &["hold_query 60", "healthy 5"]).informs("long query"),
+        it.healthy("idle from before the watch", &["healthy 5"]).before(&["burst 5"]),
     ]
 }
 

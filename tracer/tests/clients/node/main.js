@@ -17,6 +17,7 @@ const open = {
   sequelize: () => require('./sequelize'),
   typeorm: () => require('./typeorm'),
   drizzle: () => require('./drizzle'),
+  prisma: () => require('./prisma'),
   postgres: () => require('./postgres'),
   mysql2: () => require('./mysql2'),
 };
