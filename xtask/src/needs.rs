@@ -103,6 +103,11 @@ pub const CLIENTS: &[Need] = &[
         probe: Probe::AnyOf(&["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]),
     },
     Need {
+        debian: "pgpool2",
+        why: "another pooler",
+        probe: Probe::AnyOf(&["/usr/sbin/pgpool", "/usr/bin/pgpool"]),
+    },
+    Need {
         debian: "libpq-dev",
         why: "C clients",
         probe: Probe::AnyOf(&[

@@ -8,7 +8,7 @@
 #![allow(dead_code, reason = "each target that shares it uses its part")]
 
 pub mod client;
-pub mod pgbouncer;
+pub mod pooler;
 pub mod process;
 pub mod report;
 pub mod tracer;

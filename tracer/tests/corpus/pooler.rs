@@ -1,10 +1,10 @@
-//! PgBouncer between client and server: its own connections are as silent as its clients, and who
+//! PgBouncer or Pgpool-II between client and server: its own connections are as silent as its clients, and who
 //! leaks behind it is found in the client.
 
 use std::process::Command;
 
 use crate::common::client::{GO, NODE};
-use crate::common::pgbouncer::PoolMode::{Session, Transaction};
+use crate::common::pooler::Pooling::{Pgpool, Session, Transaction};
 use crate::scenario::Watched::{Client, Everybody, Pooler};
 use crate::scenario::{Accusation, Scenario};
 
@@ -61,5 +61,12 @@ pub fn scenarios() -> Vec<Scenario> {
             &["burst 7", "healthy 15", "transaction 5"],
         )
         .through(Transaction, Everybody),
+        Scenario { name: "forgotten release, Pgpool-II, all watched", ..node_leak() }
+            .through(Pgpool, Everybody),
+        go_leak("forgotten close, Pgpool-II").through(Pgpool, Client),
+        node_healthy("only Pgpool-II watched, its client leaks", &["leak forgotten 7"])
+            .through(Pgpool, Pooler),
+        node_healthy("released, Pgpool-II, all watched", &["burst 7", "healthy 15"])
+            .through(Pgpool, Everybody),
     ]
 }

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use xtask::mysql;
 
 use crate::common::client::Client;
-use crate::common::pgbouncer::PgBouncer;
+use crate::common::pooler::Pooler;
 use crate::common::report::{Finding, Report};
 use crate::common::server_with;
 use crate::common::tracer::Tracer;
@@ -56,7 +56,7 @@ fn watch(scenario: &Scenario) -> (Option<String>, u32, Report) {
         return watch_on(scenario, server.port(), &server.environment(), None);
     }
     let server = server_with(&(scenario.server)());
-    match scenario.pooler.map(|mode| PgBouncer::start(&server, mode)) {
+    match scenario.pooler.map(|mode| Pooler::start(&server, mode)) {
         Some(pooler) => {
             watch_on(scenario, server.port(), &pooler.environment(&server), Some(&pooler))
         }
@@ -69,7 +69,7 @@ fn watch_on(
     scenario: &Scenario,
     port: u16,
     environment: &[(&'static str, String)],
-    pooler: Option<&PgBouncer>,
+    pooler: Option<&Pooler>,
 ) -> (Option<String>, u32, Report) {
     let environment = environment.iter().map(|(name, value)| (name, value));
     let mut client = Client::spawn((scenario.start)().envs(environment));
@@ -94,8 +94,8 @@ fn watch_on(
     let report = output.report();
     assert_eq!(report.lost(), 0, "{output:#?}");
     let mut description = client.description().map(str::to_owned);
-    if let (Some(description), Some(_)) = (&mut description, pooler) {
-        *description = format!("{description}, {}", PgBouncer::description());
+    if let (Some(description), Some(pooling)) = (&mut description, scenario.pooler) {
+        *description = format!("{description}, {}", Pooler::description(pooling));
     }
     (description, client.pid(), report)
 }

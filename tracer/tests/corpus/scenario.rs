@@ -6,7 +6,7 @@ use std::process::Command;
 
 use xtask::postgres::Config;
 
-use crate::common::pgbouncer::PoolMode;
+use crate::common::pooler::Pooling;
 
 /// What one program does, and what must be said.
 #[derive(Clone, Copy)]
@@ -22,8 +22,8 @@ pub struct Scenario {
     pub server: fn() -> Config,
     /// The server is one of MySQL instead.
     pub mysql: bool,
-    /// A PgBouncer between the client and the server.
-    pub pooler: Option<PoolMode>,
+    /// A pooler between the client and the server.
+    pub pooler: Option<Pooling>,
     pub watched: Watched,
     /// What it does before the tracer starts, and after.
     pub before: &'static [&'static str],
@@ -133,8 +133,8 @@ impl Scenario {
         Self { mysql: true, ..self }
     }
 
-    /// Through a PgBouncer, with one of them or all watched.
-    pub fn through(self, pooler: PoolMode, watched: Watched) -> Self {
+    /// Through a pooler, with one of them or all watched.
+    pub fn through(self, pooler: Pooling, watched: Watched) -> Self {
         Self { pooler: Some(pooler), watched, ..self }
     }
 

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use xtask::postgres::{Config, Server, free_port};
 
 use crate::common::client::{Client, Kind};
-use crate::common::pgbouncer::{PgBouncer, PoolMode};
+use crate::common::pooler::{Pooler, Pooling};
 use crate::common::report::Report;
 use crate::common::tracer::{Output, Tracer, connleak, run};
 use crate::common::{server, server_with, until_sessions};
@@ -338,7 +338,7 @@ fn a_password_on_the_command_line_is_refused_and_not_repeated() {
 #[test]
 fn behind_a_pooler_clients_are_joined_with_the_servers_sessions() {
     let server = server();
-    let pooler = PgBouncer::start(&server, PoolMode::Transaction);
+    let pooler = Pooler::start(&server, Pooling::Transaction);
     let mut leaky = Client::spawn(Kind::C.command().envs(pooler.environment(&server)));
     let mut healthy = Client::spawn(Kind::C.command().envs(pooler.environment(&server)));
     leaky.run("leak transaction 3");

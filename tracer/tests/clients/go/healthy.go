@@ -82,6 +82,17 @@ func slowRows(rows *sql.Rows, pause time.Duration) error {
 	return rows.Err()
 }
 
+// cancelled gives up while the server works; the pool closes the connection.
+func cancelled(ctx context.Context, db *sql.DB) error {
+	ctx, cancel := context.WithTimeout(ctx, pace)
+	defer cancel()
+	_, err := db.ExecContext(ctx, dialect.sleep, "60")
+	if err == nil || ctx.Err() == nil {
+		return fmt.Errorf("it was not cancelled: %v", err)
+	}
+	return nil
+}
+
 func healthyTx(db *sql.DB) error {
 	tx, err := db.Begin()
 	if err != nil {

@@ -81,6 +81,29 @@ func leakConn(ctx context.Context, db *sql.DB) error {
 	return err
 }
 
+// leakUnused takes a connection and never asks it for anything.
+func leakUnused(ctx context.Context, db *sql.DB) error {
+	_, err := db.Conn(ctx) // LEAK-LINE unused
+	return err
+}
+
+// leakOutside leaves a task behind that waits for an answer from outside, which does not come.
+func leakOutside(ctx context.Context, db *sql.DB) error {
+	used := make(chan error)
+	go func() {
+		conn, err := db.Conn(ctx) // LEAK-LINE outside
+		if err != nil {
+			used <- err
+			return
+		}
+		defer conn.Close()
+		_, err = conn.ExecContext(ctx, "select 1")
+		used <- err
+		<-make(chan struct{})
+	}()
+	return <-used
+}
+
 // returnInTransaction begins a transaction by hand and gives the connection back inside it.
 func returnInTransaction(ctx context.Context, db *sql.DB) error {
 	conn, err := db.Conn(ctx) // LEAK-LINE returned_in_transaction

@@ -16,6 +16,7 @@ import (
 
 	_ "github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v4/pgxpool"
+	_ "github.com/jackc/pgx/v4/stdlib"
 )
 
 const pace = 100 * time.Millisecond
@@ -87,6 +88,10 @@ func (c *client) leak(shape string) error {
 		return expect(leakTx(c.db, 1000), errNotFound)
 	case "conn":
 		return leakConn(c.ctx, c.db)
+	case "unused":
+		return leakUnused(c.ctx, c.db)
+	case "outside":
+		return leakOutside(c.ctx, c.db)
 	}
 	pool, err := c.pgx()
 	if err != nil {
@@ -188,6 +193,8 @@ func (c *client) run(words []string) error {
 			}
 			return c.ownPool(word(0))
 		})
+	case "cancelled":
+		return repeat(number(1), func() error { return cancelled(c.ctx, c.db) })
 	case "burst":
 		// Held at the same time, so that the pool really opens that many.
 		return burst(number(1), func() error { return longQuery(c.db, "0.1") })
@@ -241,11 +248,14 @@ func (c *client) run(words []string) error {
 func main() {
 	maxIdle := flag.Int("max-idle", 2, "database/sql: idle connections kept")
 	maxOpen := flag.Int("max-open", 60, "connections of a pool at most")
-	onMySQL := flag.Bool("mysql", false, "database/sql: on a MySQL server")
+	driver := flag.String("driver", "postgres", "database/sql: postgres, pgx or mysql")
 	flag.Parse()
 
-	if *onMySQL {
+	switch *driver {
+	case "mysql":
 		dialect = mysql
+	default:
+		dialect.driver = *driver
 	}
 	db, err := open()
 	if err != nil {
