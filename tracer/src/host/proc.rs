@@ -15,7 +15,10 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::{self, BufReader, Read},
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileExt, MetadataExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -278,6 +281,14 @@ impl ProcFs {
                 visit(Fd(fd), &entry.path());
             }
         }
+    }
+
+    /// Bytes of a process's memory; `None` where they cannot be read.
+    #[must_use]
+    pub fn memory<const N: usize>(&self, pid: Pid, address: u64) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        File::open(self.dir(pid).join("mem")).ok()?.read_exact_at(&mut bytes, address).ok()?;
+        Some(bytes)
     }
 
     fn read(&self, pid: Pid, name: &str) -> Option<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! Bytes of the kernel side to model values. Pure and total.
 //!
-//! May import the contract, the model's types and `sql`. Invariants: unknown constants become
+//! May import the contract, the model's types, `sql` and the layouts of pools. Invariants: unknown constants become
 //! "unknown", never an error; literals leave SQL here, so nothing behind this module holds any;
 //! numbers that mean "none" in the contract become `None`.
 
@@ -19,6 +19,7 @@ use tracer_ebpf::{
 
 use crate::{
     model::{Begun, Checkout, MonoNanos, Peer, Statement, TxStatus, WirePhase, WireState},
+    pools::size::SizeLayout,
     sql,
 };
 
@@ -31,6 +32,8 @@ pub struct PoolName {
     pub is_pool: bool,
     /// Its checkouts are joined by the key of the server's backend.
     pub joins_by_key: bool,
+    /// Where its object says how many connections it may have.
+    pub sizes: Vec<SizeLayout>,
 }
 
 /// The peer of a connection.

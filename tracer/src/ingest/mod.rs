@@ -409,6 +409,13 @@ impl Ingest {
         (copied.header.conn == id.0 && copied.header.at == at && present == uses).then_some(copied)
     }
 
+    /// How many connections the pool that this one was taken from may have, where that is news.
+    pub fn pool_size(&mut self, at: MonoNanos, id: ConnId, proc: &ProcFs) -> Option<Event> {
+        let conn = self.conn(id.0).filter(|conn| conn.checkouts > 0)?;
+        let pool = (conn.tgid, conn.pool, conn.pool_instance);
+        self.waits.size(at, pool, &self.pools, proc)
+    }
+
     /// Whether so many connections were opened since the last scan that the next should not wait.
     #[must_use]
     pub fn is_bursting(&self) -> bool {

@@ -13,8 +13,10 @@ use tracer_ebpf::{
 
 use super::decode::PoolName;
 use crate::{
+    host::proc::ProcFs,
     loader::Kernel,
     model::{Event, MonoNanos, Pid, PoolWaits},
+    pools::size::{OBJECT_BYTES, max_open},
 };
 
 /// Pools of processes that are told apart; waits for further ones are not told.
@@ -30,6 +32,8 @@ type Key = (u32, u32, u64);
 pub(super) struct Waits {
     numbers: HashMap<Key, u32>,
     told: HashMap<Key, PoolWaits>,
+    /// How many connections they may have, as told last.
+    sizes: HashMap<Key, Option<u32>>,
 }
 
 impl Waits {
@@ -52,6 +56,7 @@ impl Waits {
     pub(super) fn forget(&mut self, tgid: u32, kernel: &mut Kernel) {
         self.numbers.retain(|(of, ..), _| *of != tgid);
         self.told.retain(|(of, ..), _| *of != tgid);
+        self.sizes.retain(|(of, ..), _| *of != tgid);
         let maps = kernel.waits();
         for key in maps.callers().into_keys().filter(|key| key.tgid == tgid) {
             maps.forget_caller(key);
@@ -59,6 +64,27 @@ impl Waits {
         for (key, _) in maps.over().into_iter().filter(|(key, _)| key.tgid == tgid) {
             maps.forget_pool(key);
         }
+    }
+
+    /// How many connections a pool may have, where that is news; read from its memory.
+    pub(super) fn size(
+        &mut self,
+        at: MonoNanos,
+        (tgid, pool, instance): (u32, u32, u64),
+        pools: &[PoolName],
+        proc: &ProcFs,
+    ) -> Option<Event> {
+        let PoolName { name, sizes, .. } = pools.get(pool as usize)?;
+        if sizes.is_empty() {
+            return None;
+        }
+        let number = self.number(tgid, pool, instance)?;
+        let object = proc.memory::<OBJECT_BYTES>(Pid(tgid), instance)?;
+        let max_open = max_open(sizes, &object);
+        if self.sizes.insert((tgid, pool, instance), max_open) == Some(max_open) {
+            return None;
+        }
+        Some(Event::PoolSize { at, pid: Pid(tgid), pool: name.clone(), instance: number, max_open })
     }
 
     /// Emits what changed since the last scan.

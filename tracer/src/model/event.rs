@@ -404,6 +404,9 @@ pub enum Event {
     Stack { at: MonoNanos, conn: ConnId, of: StackEvent, uses: u64, stack: Stack },
     /// Who waits for a connection of a pool of a process; sent when that has changed.
     Waits { at: MonoNanos, pid: Pid, waits: PoolWaits },
+    /// How many connections a pool may have; `None` for no maximum, or none that is known. `pool` and
+    /// `instance` as in [`PoolWaits`].
+    PoolSize { at: MonoNanos, pid: Pid, pool: String, instance: u32, max_open: Option<u32> },
     /// The kernel side or the user side lost something; `total` is the count so far.
     Lost { at: MonoNanos, reason: String, total: u64 },
     /// Time passed.
@@ -428,6 +431,7 @@ impl Event {
             | Self::Server { at, .. }
             | Self::Stack { at, .. }
             | Self::Waits { at, .. }
+            | Self::PoolSize { at, .. }
             | Self::Lost { at, .. }
             | Self::Tick { at } => *at,
         }

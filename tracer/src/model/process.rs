@@ -21,7 +21,7 @@ const MAX_PATHS: usize = 1_024;
 /// pool since before then is unknown.
 const MAX_PAST: usize = 256;
 
-/// Pools of one process whose waits are kept; those of further ones are not known.
+/// Pools of one process whose waits and sizes are kept; those of further ones are not known.
 const MAX_POOLS: usize = 64;
 
 /// A process's identity: given out once, also when the kernel reuses the pid.
@@ -105,6 +105,8 @@ pub struct Process {
     pub closed: u64,
     /// Its pools whose acquires are seen at both ends.
     pub waits: Vec<Waits>,
+    /// How many connections its pools may have, by name and instance; `None` for no maximum.
+    sizes: BTreeMap<(String, u32), Option<u32>>,
     pub(super) holds: BTreeMap<Fd, ConnId>,
     /// Connections it opened that are still open somewhere.
     pub(super) alive: BTreeSet<ConnId>,
@@ -128,6 +130,7 @@ impl Process {
             opened: 0,
             closed: 0,
             waits: Vec::new(),
+            sizes: BTreeMap::new(),
             holds: BTreeMap::new(),
             alive: BTreeSet::new(),
             paths: BTreeMap::new(),
@@ -164,12 +167,25 @@ impl Process {
         self.is_observed() && self.observed_since.is_some_and(|since| opened_at < since)
     }
 
-    /// How many connections a pool of this process opens at the most; `None` when it is not known.
-    /// The one place where rules ask for it: what is learned of a pool's settings, from its memory
-    /// or from the user, is answered here.
+    /// How many connections a pool of this process opens at the most; `None` when it is not known, or
+    /// there are several of the name.
     #[must_use]
-    pub const fn max_open(&self, _pool: &str) -> Option<u32> {
-        None
+    pub fn max_open(&self, pool: &str) -> Option<u32> {
+        let mut sizes = self.sizes.iter().filter(|((name, _), _)| name == pool);
+        match (sizes.next(), sizes.next()) {
+            (Some((_, size)), None) => *size,
+            _ => None,
+        }
+    }
+
+    /// Keeps how many connections a pool may have; false when there are too many pools.
+    pub(super) fn keep_size(&mut self, pool: &str, instance: u32, max_open: Option<u32>) -> bool {
+        let key = (pool.to_owned(), instance);
+        let kept = self.sizes.len() < MAX_POOLS || self.sizes.contains_key(&key);
+        if kept {
+            self.sizes.insert(key, max_open);
+        }
+        kept
     }
 
     /// What must be assumed of the pools that it may use.
@@ -230,6 +246,7 @@ impl Process {
         self.observed_since = None;
         self.sees_checkouts = false;
         self.waits.clear();
+        self.sizes.clear();
         self.paths.clear();
         self.past.clear();
         self.habits = Habits::default();

@@ -205,6 +205,9 @@ impl Tracker {
             }
             Event::Stack { conn, of, uses, stack, .. } => self.stack(*conn, *of, *uses, stack),
             Event::Waits { pid, waits, .. } => self.waits(*pid, waits),
+            Event::PoolSize { pid, pool, instance, max_open, .. } => {
+                self.pool_size(*pid, pool, *instance, *max_open);
+            }
             Event::Lost { reason, total, .. } => self.lose(reason, *total),
             Event::Tick { .. } => self.tick(),
         }
@@ -612,6 +615,14 @@ impl Tracker {
 
     fn waits(&mut self, pid: Pid, told: &PoolWaits) {
         if self.process_mut(pid).is_some_and(|process| !process.keep_waits(told)) {
+            self.count(Anomaly::TooManyPools);
+        }
+    }
+
+    fn pool_size(&mut self, pid: Pid, pool: &str, instance: u32, max_open: Option<u32>) {
+        let kept =
+            self.process_mut(pid).is_none_or(|process| process.keep_size(pool, instance, max_open));
+        if !kept {
             self.count(Anomaly::TooManyPools);
         }
     }

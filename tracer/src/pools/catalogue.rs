@@ -16,6 +16,7 @@ use tracer_ebpf::{
     },
 };
 
+use super::size::{OBJECT_BYTES, SizeLayout};
 use crate::model::{Behaviour, Runtime};
 
 /// The files that come with connleak.
@@ -191,6 +192,8 @@ pub struct Pool {
     /// Why nothing of it is probed, in words.
     pub(super) unobserved: Option<String>,
     pub(super) probes: Vec<Probe>,
+    /// Where its object says how many connections it may have.
+    pub sizes: Vec<SizeLayout>,
 }
 
 impl Pool {
@@ -284,6 +287,8 @@ struct File {
     probes: Vec<RawProbe>,
     #[serde(default)]
     chains: BTreeMap<String, Chains>,
+    #[serde(default, rename = "size")]
+    sizes: Vec<SizeLayout>,
     behaviour: Option<Behaviour>,
 }
 
@@ -325,6 +330,9 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
     }
     if !raw.recognise.is_of_code() && !raw.recognise.is_of_process() {
         return Err("[recognise] names nothing that tells it".to_owned());
+    }
+    if !raw.sizes.iter().all(SizeLayout::is_within) {
+        return Err(format!("[[size]] names places within {OBJECT_BYTES} bytes"));
     }
     if raw.is_pool != raw.behaviour.is_some() {
         return Err("a pool needs [behaviour], and a driver without a pool has none".to_owned());
@@ -424,6 +432,7 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
         names: raw.names,
         unobserved: raw.unobserved,
         probes,
+        sizes: raw.sizes,
     })
 }
 

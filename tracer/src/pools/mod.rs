@@ -7,7 +7,9 @@
 
 mod catalogue;
 mod inspect;
+pub(crate) mod size;
 
 pub(crate) use catalogue::Beside;
 pub use catalogue::{Action, At, Catalogue, CatalogueError, Pool};
 pub use inspect::{BinaryPlan, Point, PoolFound, ProbeTable, inspect};
+pub use size::SizeLayout;

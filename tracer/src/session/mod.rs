@@ -355,6 +355,9 @@ impl Session {
             if let Some(copied) = self.take_stack(at, conn, of, uses) {
                 self.ingest.retire_stack(conn, of, &copied);
             }
+            if of == StackEvent::Acquire {
+                self.pending.extend(self.ingest.pool_size(at, conn, &self.proc));
+            }
         }
         if short {
             for conn in self.ingest.with_open_stacks(limit) {

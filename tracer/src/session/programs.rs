@@ -95,6 +95,7 @@ impl Programs {
             name: pool.name.clone(),
             is_pool: pool.is_pool,
             joins_by_key: pool.joins_by_key(),
+            sizes: pool.sizes.clone(),
         };
         pools.map(name).collect()
     }

@@ -205,3 +205,18 @@ fn a_thousand_goroutines_on_growing_stacks_are_neither_harmed_nor_reported() {
     assert!(seen.sessions >= 11);
     assert_eq!(seen.report.connections_of(seen.pid).len(), seen.sessions, "{:#}", seen.report.0);
 }
+
+/// Read from the pool's own memory, in programs of every build.
+#[test]
+fn the_size_of_the_pool_is_told_with_its_leak() {
+    for build in [Build::Plain, Build::Stripped, Build::Pie] {
+        for (flags, size) in [(&["-max-open", "23"][..], Some(23)), (&["-max-open", "0"][..], None)]
+        {
+            let report = watch(Kind::Go(build, flags), &["healthy rows 3", "leak rows 5"]).report;
+            let all = report.findings();
+            let [leak] = all[..] else { panic!("{:#}", report.0) };
+            assert_eq!((leak.verdict(), leak.count()), ("leak", 5), "{:#}", report.0);
+            assert_eq!(leak.0["pool_max"].as_u64(), size, "{build:?} {flags:?}: {:#}", report.0);
+        }
+    }
+}

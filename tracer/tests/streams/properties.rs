@@ -332,6 +332,13 @@ fn any_event() -> impl Strategy<Value = Event> {
                 5 => Event::Exec { at, pid, kept: vec![fd] },
                 6 => Event::Exit { at, pid },
                 7 | 8 => Event::Wire { at, conn, local_port: None, state },
+                9 if number % 4 == 3 => Event::PoolSize {
+                    at,
+                    pid,
+                    pool: "p".to_owned(),
+                    instance: number as u32,
+                    max_open: maybe.map(|max| max as u32),
+                },
                 10 => Event::Waits {
                     at,
                     pid,

@@ -33,6 +33,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("leak_without_names", leak_without_names),
     ("idle_in_transaction", idle_in_transaction),
     ("leak_in_transaction", leak_in_transaction),
+    ("leak_in_a_pool_of_known_size", leak_in_a_pool_of_known_size),
     ("never_used", never_used),
     ("long_query", long_query),
     ("long_query_with_notices", long_query_with_notices),
@@ -118,6 +119,15 @@ fn busy(scene: &mut Scene, conn: &mut Conn, from: u64, end: u64) {
 fn leak_observed() -> Vec<Event> {
     let mut scene = Scene::default();
     go(&mut scene);
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// The same in a pool whose maximum was read.
+fn leak_in_a_pool_of_known_size() -> Vec<Event> {
+    let mut scene = Scene::default();
+    go(&mut scene);
+    scene.pool_size(40_000, GO, ("database/sql", 1), Some(30));
     scene.tick(60_000);
     scene.sorted()
 }

@@ -52,3 +52,12 @@ func SQL(at reflect.Type, steps ...any) {
 func Pgxpool(pool string, at reflect.Type, steps ...any) {
 	print(pool, 1, at, steps)
 }
+
+// Size prints where a database/sql.DB has what tells how many connections it may have.
+func Size(db reflect.Type) {
+	var found []uintptr
+	for _, name := range []string{"maxOpen", "numOpen", "openerCh", "closed"} {
+		found = append(found, offsets(db, name)...)
+	}
+	fmt.Println("size", found)
+}

@@ -79,6 +79,7 @@ func physical(n int) int { return outer(n) * 2 }
 
 // printChains prints the chains of the pools.
 func printChains() {
+	chains.Size(reflect.TypeOf(sql.DB{}))
 	conn, _ := reflect.TypeOf(sql.Conn{}).FieldByName("dc")
 	listener, _ := reflect.TypeOf(pq.ListenerConn{}).FieldByName("cn")
 	chains.SQL(conn.Type.Elem(), "ci", listener.Type.Elem(), "c")
