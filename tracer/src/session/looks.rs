@@ -139,9 +139,11 @@ impl Session {
         }
     }
 
-    /// Has stacks copied as large as these pools need them.
+    /// Has stacks copied as large as these pools and the process's runtime need them: Java's have
+    /// all frames on them, and those of frameworks are many.
     fn prepare_stacks(&mut self, pid: u32, pools: &[PoolSeen]) {
-        if self.programs.have_deep_stacks(pools) {
+        let runtime = self.proc.runtime(Pid(pid), self.programs.runtime(pid));
+        if runtime == Some(Runtime::Java) || self.programs.have_deep_stacks(pools) {
             self.ingest.need_stack_class(pid, DEEP_STACKS);
         }
     }

@@ -499,18 +499,52 @@ pub(super) fn script(file: Option<&str>) -> FrameKind {
 // --- Java and other generated code ---
 
 const JAVA_RUNTIME: [&str; 6] = ["java.", "javax.", "jdk.", "sun.", "com.sun.", "kotlin."];
-const JAVA_DRIVERS: [&str; 9] = [
+const JAVA_DRIVERS: [&str; 43] = [
     "org.postgresql.",
+    "com.impossibl.postgres.",
+    "com.mysql.",
+    "org.mariadb.",
+    "software.amazon.jdbc.",
+    "io.r2dbc.",
+    "io.vertx.pgclient.",
+    "io.vertx.sqlclient.",
+    "io.vertx.mysqlclient.",
+    "com.github.jasync.",
     "com.zaxxer.hikari.",
     "org.apache.commons.dbcp",
-    "com.mchange.v2.c3p0.",
-    "org.hibernate.",
-    "io.r2dbc.",
+    "org.apache.commons.pool2.",
+    "org.apache.commons.dbutils.",
     "org.apache.tomcat.jdbc.",
+    "com.mchange.",
     "io.agroal.",
+    "com.alibaba.druid.",
+    "org.vibur.dbcp.",
+    "com.jolbox.bonecp.",
+    "oracle.ucp.",
+    "com.p6spy.",
+    "net.ttddyy.dsproxy.",
+    "org.hibernate.",
+    "org.eclipse.persistence.",
+    "org.apache.openjpa.",
+    "org.apache.ibatis.",
+    "org.mybatis.",
+    "org.jooq.",
+    "org.jdbi.",
+    "com.querydsl.",
+    "io.ebean.",
+    "org.ktorm.",
+    "org.jetbrains.exposed.",
+    "scalikejdbc.",
+    "slick.",
+    "doobie.",
+    "org.flywaydb.",
+    "liquibase.",
     "org.springframework.jdbc.",
+    "org.springframework.orm.",
+    "org.springframework.data.",
+    "org.springframework.r2dbc.",
 ];
-const JAVA_LIBRARIES: [&str; 8] = [
+const JAVA_LIBRARIES: [&str; 60] = [
     "org.springframework.",
     "org.apache.",
     "io.netty.",
@@ -519,7 +553,92 @@ const JAVA_LIBRARIES: [&str; 8] = [
     "scala.",
     "com.google.",
     "org.eclipse.",
+    "jakarta.",
+    "io.quarkus.",
+    "io.smallrye.",
+    "io.micronaut.",
+    "io.helidon.",
+    "io.undertow.",
+    "org.jboss.",
+    "org.wildfly.",
+    "org.glassfish.",
+    "org.xnio.",
+    "io.dropwizard.",
+    "io.javalin.",
+    "spark.",
+    "io.ktor.",
+    "kotlinx.",
+    "akka.",
+    "org.apache.pekko.",
+    "play.",
+    "cats.",
+    "zio.",
+    "fs2.",
+    "org.http4s.",
+    "clojure.",
+    "groovy.",
+    "org.codehaus.",
+    "io.grpc.",
+    "io.reactivex.",
+    "rx.",
+    "com.netflix.",
+    "feign.",
+    "retrofit2.",
+    "okhttp3.",
+    "com.fasterxml.",
+    "net.bytebuddy.",
+    "net.sf.cglib.",
+    "javassist.",
+    "org.aspectj.",
+    "org.aopalliance.",
+    "org.slf4j.",
+    "ch.qos.logback.",
+    "io.micrometer.",
+    "io.opentelemetry.",
+    "io.opentracing.",
+    "datadog.",
+    "com.newrelic.",
+    "com.codahale.",
+    "io.github.resilience4j.",
+    "com.github.benmanes.caffeine.",
+    "org.quartz.",
+    "org.junit.",
+    "org.mockito.",
+    "org.graalvm.",
 ];
+/// What the names of classes have that are made while the program runs or is built: lambdas,
+/// proxies, and subclasses that do something before and after.
+const JAVA_GENERATED: [&str; 12] = [
+    "$$Lambda",
+    "$$EnhancerBy",
+    "$$FastClassBy",
+    "$$SpringCGLIB$$",
+    "$$_Weld",
+    "_ClientProxy",
+    "$HibernateProxy$",
+    "$HibernateInstantiator$",
+    "$ByteBuddy$",
+    "$MockitoMock$",
+    "_$$_jvst",
+    "$Proxy",
+];
+
+/// The owner of a method of Java, by its class with its package and its source file.
+pub(super) fn java(class: &str, file: Option<&str>) -> FrameKind {
+    let begins = |table: &[&str]| table.iter().any(|start| class.starts_with(start));
+    if begins(&JAVA_DRIVERS) {
+        FrameKind::Driver
+    } else if begins(&JAVA_RUNTIME) {
+        FrameKind::Runtime
+    } else if begins(&JAVA_LIBRARIES)
+        || JAVA_GENERATED.iter().any(|part| class.contains(part))
+        || file == Some("<generated>")
+    {
+        FrameKind::Library
+    } else {
+        FrameKind::App
+    }
+}
 
 /// The owner of code known by a bare name: a Java method with its package, or a part of the
 /// runtime.
@@ -527,16 +646,7 @@ pub(super) fn generated(name: &str) -> FrameKind {
     // `void com.example.Service.load(int)`
     let method = name.split('(').next().unwrap_or_default();
     let method = method.rsplit(' ').next().unwrap_or_default();
-    let begins = |table: &[&str]| table.iter().any(|start| method.starts_with(start));
-    if begins(&JAVA_DRIVERS) {
-        FrameKind::Driver
-    } else if begins(&JAVA_LIBRARIES) {
-        FrameKind::Library
-    } else if begins(&JAVA_RUNTIME) || !name.contains('(') {
-        FrameKind::Runtime
-    } else {
-        FrameKind::App
-    }
+    if name.contains('(') { java(method, None) } else { FrameKind::Runtime }
 }
 
 #[cfg(test)]

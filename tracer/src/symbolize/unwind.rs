@@ -13,6 +13,7 @@ use framehop::{FrameAddress, Module as UnwindModule, ModuleSectionInfo, Unwinder
 use super::RawStack;
 use super::maps::{Backing, Maps};
 use super::module::{Bytes, Elf, Section};
+use crate::model::Frame;
 
 /// Return addresses followed.
 pub(super) const MAX_DEPTH: usize = 256;
@@ -56,12 +57,36 @@ pub(super) enum End {
     /// A pending return probe hides the return address.
     HiddenByProbe,
     TooDeep,
+    /// A runtime whose frames are among the native ones says that they end, and why.
+    OfRuntime(&'static str),
 }
+
+/// Where a frame goes on, and its stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Registers {
+    pub pc: u64,
+    pub sp: u64,
+    pub bp: u64,
+}
+
+/// What a runtime says of a frame among the native ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It is none of the runtime's.
+    Native,
+    /// The functions it stands for, innermost first, and its caller or why that is not known.
+    Managed(Vec<Frame>, Result<Registers, &'static str>),
+}
+
+/// Steps over frames of code that a runtime made; the second argument reads words of the stack.
+pub(super) type Stepper<'a> = dyn FnMut(Registers, &mut dyn FnMut(u64) -> Option<u64>) -> Step + 'a;
 
 /// A walked stack, innermost first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Walk {
     pub addresses: Vec<Address>,
+    /// What a runtime says of some of them, by index.
+    pub managed: Vec<(usize, Vec<Frame>)>,
     pub end: End,
 }
 
@@ -118,11 +143,13 @@ impl Unwinder {
         self.informed.get(index).is_some_and(|range| range.contains(&address))
     }
 
-    /// Walks `raw`, a stack of the process with these `maps`.
-    pub fn walk(&self, raw: &RawStack, maps: &Maps) -> Walk {
+    /// Walks `raw`, a stack of the process with these `maps`; `managed` steps over the frames of
+    /// its runtime.
+    pub fn walk(&self, raw: &RawStack, maps: &Maps, mut managed: Option<&mut Stepper<'_>>) -> Walk {
         let stack = Copy::new(raw, maps);
         let mut walk = Walk {
             addresses: vec![Address { value: raw.ip, is_return: false }],
+            managed: Vec::new(),
             end: End::TooDeep,
         };
         let mut regs = UnwindRegsX86_64::new(raw.ip, raw.sp, raw.bp);
@@ -138,10 +165,37 @@ impl Unwinder {
                 beyond_copy |= word.is_none() && stack.continues_to(address);
                 word.ok_or(())
             };
-            let step = if raw.boundary && walk.addresses.len() == 1 {
-                read(sp).map(Some)
-            } else {
-                self.inner.unwind_frame(current, &mut regs, &mut cache, &mut read).map_err(|_| ())
+            let of_runtime = match &mut managed {
+                // A system call is made by native code.
+                Some(managed)
+                    if walk.addresses.len() > 1
+                        && !self.is_informed(current.address_for_lookup()) =>
+                {
+                    let at = Registers { pc: current.address(), sp, bp: regs.bp() };
+                    managed(at, &mut |address| read(address).ok())
+                }
+                _ => Step::Native,
+            };
+            let step = match of_runtime {
+                Step::Managed(frames, next) => {
+                    walk.managed.push((walk.addresses.len() - 1, frames));
+                    match next {
+                        Ok(next) => {
+                            regs = UnwindRegsX86_64::new(next.pc, next.sp, next.bp);
+                            Ok(Some(next.pc))
+                        }
+                        Err(_) if beyond_copy => Err(()),
+                        Err(reason) => {
+                            walk.end = End::OfRuntime(reason);
+                            return walk;
+                        }
+                    }
+                }
+                Step::Native if raw.boundary && walk.addresses.len() == 1 => read(sp).map(Some),
+                Step::Native => self
+                    .inner
+                    .unwind_frame(current, &mut regs, &mut cache, &mut read)
+                    .map_err(|_| ()),
             };
             // Checked first: after an unreadable word framehop may go on with a guess.
             if beyond_copy {
@@ -284,7 +338,7 @@ mod tests {
     }
 
     fn walk(raw: &RawStack) -> Walk {
-        Unwinder::default().walk(raw, &Maps::parse(MAPS))
+        Unwinder::default().walk(raw, &Maps::parse(MAPS), None)
     }
 
     fn values(walk: &Walk) -> Vec<u64> {
