@@ -107,7 +107,7 @@ impl Session {
         let pools = self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
         self.prepare_stacks(pid, &pools);
         let runtime = self.proc.runtime(Pid(pid), self.programs.runtime(pid));
-        if matches!(runtime, Some(Runtime::Python | Runtime::Node))
+        if matches!(runtime, Some(Runtime::Python | Runtime::Node | Runtime::Java))
             && self.symbolizer.observe(pid).is_ok()
             && !self.copy_runtime(pid)
         {
@@ -139,11 +139,9 @@ impl Session {
         }
     }
 
-    /// Has stacks copied as large as these pools and the process's runtime need them: Java's have
-    /// all frames on them, and those of frameworks are many.
+    /// Has stacks copied as large as these pools need them.
     fn prepare_stacks(&mut self, pid: u32, pools: &[PoolSeen]) {
-        let runtime = self.proc.runtime(Pid(pid), self.programs.runtime(pid));
-        if runtime == Some(Runtime::Java) || self.programs.have_deep_stacks(pools) {
+        if self.programs.have_deep_stacks(pools) {
             self.ingest.need_stack_class(pid, DEEP_STACKS);
         }
     }

@@ -94,6 +94,8 @@ pub struct RawStack {
     pub boundary: bool,
     /// Memory from `sp` up.
     pub bytes: Vec<u8>,
+    /// So many bytes are left out behind the first [`CHUNK_BYTES`](tracer_ebpf::stack::CHUNK_BYTES).
+    pub gap: u64,
     /// Pending return probes: (address of the stack slot, the return address it held).
     pub fixups: Vec<(u64, u64)>,
     /// Frames of the process's runtime, innermost first, and how they ended.

@@ -19,6 +19,11 @@ pub enum RuntimeFrames {
     /// Where the interpreter keeps them.
     Python(Layout),
     Node,
+    /// Nothing but the stack, of which Java's frames are a part.
+    Java {
+        /// It has what it writes on the stack, too.
+        buffered: bool,
+    },
 }
 
 /// The runtime of a process.
@@ -37,7 +42,8 @@ impl Runtime {
         match self {
             Self::Python(python) => Some(RuntimeFrames::Python(python.layout())),
             Self::Node(_) => Some(RuntimeFrames::Node),
-            Self::Java(_) | Self::Unknown(_) => None,
+            Self::Java(java) => Some(RuntimeFrames::Java { buffered: java.is_buffered()? }),
+            Self::Unknown(_) => None,
         }
     }
 

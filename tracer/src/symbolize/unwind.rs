@@ -10,6 +10,8 @@ use std::ops::Range;
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{FrameAddress, Module as UnwindModule, ModuleSectionInfo, Unwinder as _};
 
+use tracer_ebpf::stack::CHUNK_BYTES;
+
 use super::RawStack;
 use super::maps::{Backing, Maps};
 use super::module::{Bytes, Elf, Section};
@@ -261,6 +263,7 @@ fn refused(address: u64, maps: &Maps) -> Option<End> {
 struct Copy<'a> {
     sp: u64,
     bytes: &'a [u8],
+    gap: u64,
     /// (address of the slot, the word to read there)
     repaired: Vec<(u64, u64)>,
     /// End of the mapping that the stack is in.
@@ -272,6 +275,7 @@ impl<'a> Copy<'a> {
         let mut copy = Self {
             sp: raw.sp,
             bytes: &raw.bytes,
+            gap: raw.gap,
             repaired: Vec::new(),
             end: maps.stack_at(raw.sp).map(|range| range.end),
         };
@@ -298,15 +302,22 @@ impl<'a> Copy<'a> {
         if let Some((_, word)) = self.repaired.iter().find(|(slot, _)| *slot == address) {
             return Some(*word);
         }
-        let start = usize::try_from(address.checked_sub(self.sp)?).ok()?;
+        let mut start = address.checked_sub(self.sp)?;
+        if start >= u64::from(CHUNK_BYTES) {
+            start = start.checked_sub(self.gap).filter(|at| *at >= u64::from(CHUNK_BYTES))?;
+        }
+        let start = usize::try_from(start).ok()?;
         let word = self.bytes.get(start..start.checked_add(8)?)?;
         Some(u64::from_le_bytes(word.try_into().ok()?))
     }
 
     /// Whether there is stack at `address`, above the copied bytes.
     fn continues_to(&self, address: u64) -> bool {
-        let copied = self.sp.saturating_add(self.bytes.len() as u64);
+        let mut copied = self.sp.saturating_add(self.bytes.len() as u64);
         let end = self.end.unwrap_or(copied.saturating_add(PLAUSIBLE_STACK));
+        if self.gap > 0 {
+            copied = copied.min(self.sp.saturating_add(u64::from(CHUNK_BYTES)));
+        }
         address.saturating_add(8) > copied && address < end
     }
 
@@ -388,6 +399,24 @@ mod tests {
     }
 
     #[test]
+    fn a_stack_with_a_gap_goes_on_behind_it() {
+        const GAP: u64 = 0x4000;
+        let first = super::CHUNK_BYTES as usize / 8;
+        let above = 0x10_0000 + u64::from(super::CHUNK_BYTES) + GAP;
+        let mut words = vec![0; first + 2];
+        (words[1], words[2]) = (above, 0x1200);
+        words[first + 1] = 0x1300;
+        let mut stack = raw(0x10_0008, &words);
+        stack.gap = GAP;
+        let whole = walk(&stack);
+        assert_eq!(values(&whole), [0x1100, 0x1200, 0x1300]);
+        assert_eq!(whole.end, End::ChainEnded);
+        // Into the gap.
+        stack.bytes[8..16].copy_from_slice(&(above - 8).to_le_bytes());
+        assert_eq!(walk(&stack).end, End::CopyTooSmall);
+    }
+
+    #[test]
     fn a_stack_without_end_is_given_up() {
         let words: Vec<u64> =
             (0..4096_u64).flat_map(|frame| [0x10_0000 + 16 * (frame + 1), 0x1200]).collect();
@@ -402,9 +431,10 @@ mod tests {
             boundary in any::<bool>(),
             bytes in proptest::collection::vec(any::<u8>(), 0..512),
             fixups in proptest::collection::vec(any::<(u64, u64)>(), 0..4),
+            gap in any::<u64>(),
         ) {
             let walk = walk(&RawStack {
-                pid: 1, ip, sp, bp, boundary, bytes, fixups, ..RawStack::default()
+                pid: 1, ip, sp, bp, boundary, bytes, fixups, gap, ..RawStack::default()
             });
             prop_assert!(walk.addresses.len() <= super::MAX_DEPTH);
         }

@@ -47,11 +47,78 @@ fn frames_of<'a>(seen: &'a Seen, function: &str) -> Vec<&'a Value> {
 }
 
 fn interpreted(major: u8) {
-    let seen = is_found(major, &["leak fetch 7", "overlap 2"], "fetchInvoice", "fetch");
-    println!("{:#}", seen.report.only_accusation().0);
+    is_found(major, &["leak fetch 7", "overlap 2"], "fetchInvoice", "fetch");
+}
+
+/// The method with the call was inlined into what was compiled, and nothing is lost above it.
+fn compiled(major: u8) {
+    let commands = ["warm hot 20000", "leak hot 7", "overlap 2"];
+    let seen = is_found(major, &commands, "send", "hot");
+    let [frame] = frames_of(&seen, "send")[..] else { panic!("{:#}", seen.report.0) };
+    assert_eq!(frame["inlined"], true, "{:#}", seen.report.0);
+    let [caller] = frames_of(&seen, "handle")[..] else { panic!("{:#}", seen.report.0) };
+    assert_eq!(caller["line"], leak_line_in(SOURCE, "handle"), "{:#}", seen.report.0);
 }
 
 #[test]
 fn an_interpreted_method_is_found() {
     interpreted(17);
+}
+
+#[test]
+fn i11() {
+    interpreted(11);
+}
+#[test]
+fn i21() {
+    interpreted(21);
+}
+#[test]
+fn i25() {
+    interpreted(25);
+}
+#[test]
+fn c17() {
+    compiled(17);
+}
+#[test]
+fn c11() {
+    compiled(11);
+}
+#[test]
+fn c21() {
+    compiled(21);
+}
+#[test]
+fn c25() {
+    compiled(25);
+}
+#[test]
+fn v21() {
+    is_found(21, &["leak virtual 7", "overlap 2"], "fetchInvoice", "fetch");
+}
+#[test]
+fn r17() {
+    is_found(17, &["leak recursive 7", "overlap 2"], "descend", "recursive");
+}
+#[test]
+fn l17() {
+    is_found(17, &["leak lambda 7", "overlap 2"], "task (lambda)", "lambda");
+}
+#[test]
+fn u17() {
+    is_found(17, &["leak letters 7", "overlap 2"], "получить𝒳", "letters");
+}
+#[test]
+fn t17() {
+    let seen = watch(Kind::JavaFrames(17), &["leak two 7", "overlap 2"]);
+    println!(
+        "{:?}",
+        seen.report
+            .accusations()
+            .iter()
+            .map(|f| (f.function(), f.line(), f.count()))
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(seen.report.accusations().len(), 2);
 }

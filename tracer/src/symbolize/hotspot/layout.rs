@@ -119,6 +119,7 @@ pub(super) enum SourceFile {
 /// Everything that is read of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
+    pub major: u32,
     pub numbers: Numbers,
     /// Addresses of the variables that hold all code's lowest and highest address.
     pub bounds: [u64; 2],
@@ -351,6 +352,7 @@ impl Names {
         };
         let flags = self.field("ConstMethod", "_flags._flags");
         Ok(Layout {
+            major,
             numbers: if major < WITHOUT_ZERO { Numbers::WithZero } else { Numbers::WithoutZero },
             bounds: [address("CodeCache", "_low_bound")?, address("CodeCache", "_high_bound")?],
             heaps: address("CodeCache", "_heaps")?,

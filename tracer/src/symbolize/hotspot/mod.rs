@@ -14,6 +14,7 @@ mod memory;
 mod method;
 mod names;
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::rc::Rc;
 
@@ -29,6 +30,9 @@ use crate::model::{Frame, FrameKind, Symbol};
 
 /// Half the number of methods remembered for one process.
 const CACHED_METHODS: usize = 4_096;
+
+/// From this version on the network library writes what it is given where it is.
+const UNBUFFERED: u32 = 13;
 
 /// No frame is larger.
 const MAX_FRAME: u64 = 1 << 20;
@@ -61,7 +65,7 @@ impl Hotspot {
             memory: ProcessMemory(memory),
             tables,
             bias,
-            layout: None,
+            layout: OnceCell::new(),
             methods: Cache::new(CACHED_METHODS),
         }))
     }
@@ -73,10 +77,13 @@ impl Hotspot {
 
     /// Why Java's frames will never be understood.
     pub fn refused(&self) -> Option<&str> {
-        match &self.0.layout {
-            Some(Err(reason)) => Some(reason),
-            _ => None,
-        }
+        self.0.layout.get()?.as_ref().err().map(String::as_str)
+    }
+
+    /// Whether what is written is on the stack, too; `None` where the machine is not understood, or
+    /// not yet.
+    pub fn is_buffered(&self) -> Option<bool> {
+        Some(self.0.layout()?.major < UNBUFFERED)
     }
 }
 
@@ -85,7 +92,7 @@ struct Inner<M> {
     tables: Tables,
     bias: u64,
     /// Read when it is first needed.
-    layout: Option<Result<Rc<Layout>, String>>,
+    layout: OnceCell<Result<Rc<Layout>, String>>,
     methods: Cache<u64, Rc<Method>>,
 }
 
@@ -117,15 +124,16 @@ impl<M: Memory> Inner<M> {
         Step::Managed(frames, next.ok_or("a Java frame could not be understood"))
     }
 
-    fn layout(&mut self) -> Option<Rc<Layout>> {
-        if self.layout.is_none() {
-            self.layout = match Layout::read(&self.memory, &self.tables, self.bias) {
-                Ok(layout) => Some(Ok(Rc::new(layout))),
-                Err(Missing::NotYet) => None,
-                Err(Missing::Never(reason)) => Some(Err(format!("no Java frames: {reason}"))),
+    fn layout(&self) -> Option<Rc<Layout>> {
+        if self.layout.get().is_none() {
+            let read = match Layout::read(&self.memory, &self.tables, self.bias) {
+                Ok(layout) => Ok(Rc::new(layout)),
+                Err(Missing::NotYet) => return None,
+                Err(Missing::Never(reason)) => Err(format!("no Java frames: {reason}")),
             };
+            let _set_before = self.layout.set(read);
         }
-        self.layout.as_ref()?.as_ref().ok().map(Rc::clone)
+        self.layout.get()?.as_ref().ok().map(Rc::clone)
     }
 
     fn interpreted(
