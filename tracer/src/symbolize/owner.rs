@@ -651,7 +651,7 @@ pub(super) fn generated(name: &str) -> FrameKind {
 
 #[cfg(test)]
 mod tests {
-    use super::{NativeModule, Role, go, native, python, script, shortened};
+    use super::{NativeModule, Role, go, java, native, python, script, shortened};
     use crate::model::FrameKind::{App, Driver, Library, Runtime};
 
     #[test]
@@ -774,6 +774,28 @@ mod tests {
             ("<string>", App),
         ] {
             assert_eq!(python(file), kind, "{file}");
+        }
+    }
+
+    #[test]
+    fn java_code_is_told_by_its_class() {
+        for (class, file, kind) in [
+            ("LeakyService", Some("LeakyService.java"), App),
+            ("com.example.orders.Service$Inner", Some("Service.java"), App),
+            ("com.example.orders.Service", None, App),
+            ("javaee.Shop", Some("Shop.java"), App),
+            ("java.util.concurrent.FutureTask", Some("FutureTask.java"), Runtime),
+            ("jdk.internal.reflect.GeneratedMethodAccessor12", None, Runtime),
+            ("com.sun.proxy.$Proxy12", None, Runtime),
+            ("com.zaxxer.hikari.pool.HikariPool", Some("HikariPool.java"), Driver),
+            ("org.hibernate.loader.Loader", Some("Loader.java"), Driver),
+            ("org.springframework.jdbc.core.JdbcTemplate", Some("JdbcTemplate.java"), Driver),
+            ("org.springframework.aop.framework.JdkDynamicAopProxy", None, Library),
+            ("com.example.orders.Service$$SpringCGLIB$$0", Some("<generated>"), Library),
+            ("com.example.orders.Service$$Lambda$14", None, Library),
+            ("com.example.orders.OrderMapperImpl", Some("OrderMapperImpl.java"), App),
+        ] {
+            assert_eq!(java(class, file), kind, "{class}");
         }
     }
 

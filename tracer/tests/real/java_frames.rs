@@ -46,79 +46,123 @@ fn frames_of<'a>(seen: &'a Seen, function: &str) -> Vec<&'a Value> {
     frames.iter().filter(|frame| frame["function"] == name.as_str()).collect()
 }
 
-fn interpreted(major: u8) {
-    is_found(major, &["leak fetch 7", "overlap 2"], "fetchInvoice", "fetch");
-}
-
 /// The method with the call was inlined into what was compiled, and nothing is lost above it.
 fn compiled(major: u8) {
     let commands = ["warm hot 20000", "leak hot 7", "overlap 2"];
     let seen = is_found(major, &commands, "send", "hot");
-    let [frame] = frames_of(&seen, "send")[..] else { panic!("{:#}", seen.report.0) };
-    assert_eq!(frame["inlined"], true, "{:#}", seen.report.0);
-    let [caller] = frames_of(&seen, "handle")[..] else { panic!("{:#}", seen.report.0) };
-    assert_eq!(caller["line"], leak_line_in(SOURCE, "handle"), "{:#}", seen.report.0);
+    let whole = &seen.report.0;
+    let [frame] = frames_of(&seen, "send")[..] else { panic!("{whole:#}") };
+    assert_eq!(frame["inlined"], true, "{whole:#}");
+    let [caller] = frames_of(&seen, "handle")[..] else { panic!("{whole:#}") };
+    assert_eq!(caller["line"], leak_line_in(SOURCE, "handle"), "{whole:#}");
+    assert_eq!(seen.report.only_accusation().0["stacks"][0]["truncated"], Value::Null, "{whole:#}");
+}
+
+/// Interpreted and compiled, in a lambda and in a recursion, and everything is given back.
+fn healthy(major: u8) {
+    let commands = [
+        "healthy fetch 3",
+        "healthy lambda 3",
+        "healthy recursive 3",
+        "healthy letters 3",
+        "healthy two 3",
+        "warm hot 20000",
+        "healthy hot 3",
+        "overlap 2",
+    ];
+    stays_silent(major, &commands);
 }
 
 #[test]
 fn an_interpreted_method_is_found() {
-    interpreted(17);
+    is_found(17, &["leak fetch 7", "overlap 2"], "fetchInvoice", "fetch");
 }
 
 #[test]
-fn i11() {
-    interpreted(11);
+fn an_interpreted_method_is_found_on_an_old_version() {
+    is_found(11, &["leak fetch 7", "overlap 2"], "fetchInvoice", "fetch");
 }
+
 #[test]
-fn i21() {
-    interpreted(21);
-}
-#[test]
-fn i25() {
-    interpreted(25);
-}
-#[test]
-fn c17() {
+fn an_inlined_method_is_found_at_the_line_of_its_call() {
     compiled(17);
 }
+
 #[test]
-fn c11() {
+fn an_inlined_method_is_found_at_the_line_of_its_call_on_an_old_version() {
     compiled(11);
 }
+
 #[test]
-fn c21() {
+fn an_inlined_method_is_found_at_the_line_of_its_call_on_a_newer_version() {
     compiled(21);
 }
+
 #[test]
-fn c25() {
+fn an_inlined_method_is_found_at_the_line_of_its_call_on_the_newest_version() {
     compiled(25);
 }
+
 #[test]
-fn v21() {
-    is_found(21, &["leak virtual 7", "overlap 2"], "fetchInvoice", "fetch");
+fn a_deep_recursion_is_found() {
+    let seen = is_found(17, &["leak recursive 7", "overlap 2"], "descend", "recursive");
+    assert_eq!(frames_of(&seen, "descend").len(), 51, "{:#}", seen.report.0);
 }
+
 #[test]
-fn r17() {
-    is_found(17, &["leak recursive 7", "overlap 2"], "descend", "recursive");
+fn a_lambda_is_found_by_the_method_that_it_is_written_in() {
+    is_found(21, &["leak lambda 7", "overlap 2"], "task (lambda)", "lambda");
 }
+
 #[test]
-fn l17() {
-    is_found(17, &["leak lambda 7", "overlap 2"], "task (lambda)", "lambda");
+fn a_method_is_found_whatever_letters_its_name_has() {
+    is_found(11, &["leak letters 7", "overlap 2"], "получить𝒳", "letters");
 }
+
 #[test]
-fn u17() {
-    is_found(17, &["leak letters 7", "overlap 2"], "получить𝒳", "letters");
-}
-#[test]
-fn t17() {
+fn leaks_at_the_same_time_are_found_each_by_its_own_method() {
     let seen = watch(Kind::JavaFrames(17), &["leak two 7", "overlap 2"]);
-    println!(
-        "{:?}",
-        seen.report
-            .accusations()
-            .iter()
-            .map(|f| (f.function(), f.line(), f.count()))
-            .collect::<Vec<_>>()
-    );
-    assert_eq!(seen.report.accusations().len(), 2);
+    let mut found = seen.report.accusations();
+    found.sort_by_key(|finding| finding.line());
+    let [first, second] = found[..] else { panic!("{:#}", seen.report.0) };
+    is_blamed(&seen, first, "first", "first", 7);
+    is_blamed(&seen, second, "second", "second", 7);
+}
+
+/// Of the stack of a virtual thread only what runs now is on a real one.
+fn virtual_thread(major: u8) {
+    let seen = is_found(major, &["leak virtual 7", "overlap 2"], "fetchInvoice", "fetch");
+    let reason = "the outer frames of a virtual thread are not on the stack";
+    let whole = &seen.report.0;
+    assert_eq!(seen.report.only_accusation().0["stacks"][0]["truncated"], reason, "{whole:#}");
+}
+
+#[test]
+fn a_method_in_a_virtual_thread_is_found() {
+    virtual_thread(21);
+}
+
+#[test]
+fn a_method_in_a_virtual_thread_is_found_on_the_newest_version() {
+    virtual_thread(25);
+}
+
+#[test]
+fn who_gives_back_stays_silent() {
+    healthy(17);
+}
+
+#[test]
+fn who_gives_back_stays_silent_on_an_old_version() {
+    healthy(11);
+}
+
+#[test]
+fn who_gives_back_stays_silent_on_a_newer_version() {
+    healthy(21);
+}
+
+#[test]
+fn who_gives_back_stays_silent_on_the_newest_version() {
+    healthy(25);
 }

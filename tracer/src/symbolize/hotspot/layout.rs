@@ -29,12 +29,12 @@ const MAX_PAGES: usize = 4096;
 /// Addresses of the tables, and of what says how to read them, in the library's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tables {
-    fields: u64,
+    pub fields: u64,
     /// stride, class, name, type, whether static, offset, address
-    field_entry: [u64; 7],
-    classes: u64,
+    pub field_entry: [u64; 7],
+    pub classes: u64,
     /// stride, name, size
-    class_entry: [u64; 3],
+    pub class_entry: [u64; 3],
 }
 
 impl Tables {

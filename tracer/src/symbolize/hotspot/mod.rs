@@ -13,6 +13,8 @@ mod layout;
 mod memory;
 mod method;
 mod names;
+#[cfg(test)]
+mod tests;
 
 use std::cell::OnceCell;
 use std::fs::File;
@@ -61,13 +63,7 @@ impl Hotspot {
     /// ended.
     pub fn new(pid: u32, Machine(tables): Machine, bias: u64) -> Option<Self> {
         let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
-        Some(Self(Inner {
-            memory: ProcessMemory(memory),
-            tables,
-            bias,
-            layout: OnceCell::new(),
-            methods: Cache::new(CACHED_METHODS),
-        }))
+        Some(Self(Inner::new(ProcessMemory(memory), tables, bias)))
     }
 
     /// From a frame to its caller's, if it is Java's; `read` reads words of the stack.
@@ -97,6 +93,11 @@ struct Inner<M> {
 }
 
 impl<M: Memory> Inner<M> {
+    fn new(memory: M, tables: Tables, bias: u64) -> Self {
+        let methods = Cache::new(CACHED_METHODS);
+        Self { memory, tables, bias, layout: OnceCell::new(), methods }
+    }
+
     fn step(&mut self, at: Registers, read: &mut dyn FnMut(u64) -> Option<u64>) -> Step {
         let Some(layout) = self.layout() else { return Step::Native };
         let code = Code { memory: &self.memory, layout: &layout };
