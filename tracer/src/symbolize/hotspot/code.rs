@@ -16,7 +16,7 @@ const MAX_STEPS: usize = 512;
 /// Bytes of a name.
 const MAX_NAME: usize = 64;
 /// Bytes of the table of calls of a piece of code.
-const MAX_CALLS: u64 = 4 << 20;
+const MAX_CALLS: u64 = 1 << 20;
 /// Words of a frame.
 const MAX_FRAME_WORDS: u64 = 64 << 10;
 /// Calls inlined into one another.
@@ -171,10 +171,9 @@ impl Blob {
             return Some(vec![own]);
         }
         let tables = self.tables(layout)?;
-        // A call that nothing is said of: the method is known, its line is not.
-        let Some(mut offset) = tables.scope(code, pc.checked_sub(self.begin)?)? else {
-            return Some(vec![own]);
-        };
+        // Where a system call can be made, Java can be stopped, and so every call is described. One
+        // that is not returns to code that was here before.
+        let mut offset = tables.scope(code, pc.checked_sub(self.begin)?)?;
         let mut calls = Vec::new();
         while calls.len() < MAX_INLINED {
             let at =
@@ -242,15 +241,13 @@ struct Tables {
 
 impl Tables {
     /// Where the place behind a call is described, `offset` bytes into the code.
-    fn scope<M: Memory>(&self, code: &Code<'_, M>, offset: u64) -> Option<Option<u32>> {
+    fn scope<M: Memory>(&self, code: &Code<'_, M>, offset: u64) -> Option<u32> {
         let layout = code.layout;
         let len = self.calls.1.checked_sub(self.calls.0).filter(|len| *len <= MAX_CALLS)?;
         let calls = code.memory.bytes(self.calls.0, usize::try_from(len).ok()?)?;
-        let call = calls.chunks_exact(layout.call_size);
-        let found = call.into_iter().find(|call| layout.call_pc.of(call) == Some(offset));
-        let Some(found) = found else { return Some(None) };
-        let at = u32::try_from(layout.call_scope.of(found)?).ok()?;
+        let mut calls = calls.chunks_exact(layout.call_size);
+        let call = calls.find(|call| layout.call_pc.of(call) == Some(offset))?;
         // Zero where nothing is described.
-        Some((at != 0).then_some(at))
+        u32::try_from(layout.call_scope.of(call)?).ok().filter(|at| *at != 0)
     }
 }

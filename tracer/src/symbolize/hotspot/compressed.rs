@@ -42,21 +42,19 @@ impl Numbers {
     }
 }
 
-/// The line of the instruction at `index` of a method, whose line table `table` begins with.
-pub(super) fn line(numbers: Numbers, table: &[u8], index: u16) -> Option<u32> {
+/// Hands on the entries of the line table that `bytes` begin with: instruction and line. Says how
+/// long it is; `None` when it has no end.
+fn entries(numbers: Numbers, bytes: &[u8], mut visit: impl FnMut(i32, i32)) -> Option<usize> {
     /// The table's last byte.
     const END: u8 = 0;
     /// The differences do not fit into one byte.
     const WIDE: u8 = 0xff;
-    let index = i32::from(index);
     let (mut at, mut line) = (0_i32, 0_i32);
-    // What begins last at or before the instruction; entries need not be in order.
-    let mut best: Option<(i32, i32)> = None;
-    let mut rest = table;
+    let mut rest = bytes;
     loop {
         let (&byte, after) = rest.split_first()?;
         rest = match byte {
-            END => break,
+            END => return Some(bytes.len() - after.len()),
             WIDE => {
                 let (more, after) = numbers.take_signed(after)?;
                 at = at.checked_add(more)?;
@@ -70,10 +68,24 @@ pub(super) fn line(numbers: Numbers, table: &[u8], index: u16) -> Option<u32> {
                 after
             }
         };
-        if at <= index && best.is_none_or(|(begin, _)| at >= begin) {
+        visit(at, line);
+    }
+}
+
+/// Only the line table of what begins with one; nothing where it has no end.
+pub(super) fn line_table(numbers: Numbers, bytes: &[u8]) -> &[u8] {
+    entries(numbers, bytes, |_, _| ()).and_then(|len| bytes.get(..len)).unwrap_or_default()
+}
+
+/// The line of the instruction at `index` of a method.
+pub(super) fn line(numbers: Numbers, table: &[u8], index: u16) -> Option<u32> {
+    // What begins last at or before the instruction; entries need not be in order.
+    let mut best: Option<(i32, i32)> = None;
+    entries(numbers, table, |at, line| {
+        if at <= i32::from(index) && best.is_none_or(|(begin, _)| at >= begin) {
             best = Some((at, line));
         }
-    }
+    })?;
     best.and_then(|(_, line)| u32::try_from(line).ok()).filter(|line| *line != 0)
 }
 
@@ -128,7 +140,7 @@ pub(super) fn name(bytes: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::Numbers::{WithZero, WithoutZero};
-    use super::{Scope, line, name, scope};
+    use super::{Scope, line, line_table, name, scope};
     use proptest::prelude::*;
 
     /// As `UNSIGNED5::encode` does.
@@ -173,6 +185,10 @@ mod tests {
         assert_eq!(lines, expected);
         assert_eq!(line(WithoutZero, &table[..table.len() - 1], 0), None, "the end is missing");
         assert_eq!(line(WithoutZero, &[0], 0), None);
+        let len = table.len();
+        assert!(line_table(WithoutZero, &table[..len - 1]).is_empty());
+        table.extend([7, 0]);
+        assert_eq!(line_table(WithoutZero, &table).len(), len);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use super::memory::Memory;
 
 /// Bytes of a name or of a file's name; longer ones are not read whole.
 const MAX_NAME: usize = 2048;
-/// Bytes of a line table.
-const MAX_LINES: usize = 512 << 10;
+/// Bytes of a line table; of a longer one no line is known.
+const MAX_LINES: usize = 32 << 10;
 /// [`Layout::const_flags`]: there is a line table.
 const HAS_LINES: u64 = 1;
 
@@ -79,7 +79,8 @@ impl Method {
             // To the end of all that the method has of this kind.
             let all = usize::try_from(layout.const_words.of(&bytes)?).ok()?.checked_mul(8)?;
             let rest = all.checked_sub(layout.const_size)?.checked_sub(usize::from(len))?;
-            memory.bytes(code.checked_add(u64::from(len))?, rest.min(MAX_LINES))
+            let bytes = memory.bytes(code.checked_add(u64::from(len))?, rest.min(MAX_LINES))?;
+            Some(compressed::line_table(layout.numbers, &bytes).to_vec())
         });
         Some(Rc::new(Self {
             identity,

@@ -31,7 +31,7 @@ use crate::binary::elf::Elf;
 use crate::model::{Frame, FrameKind, Symbol};
 
 /// Half the number of methods remembered for one process.
-const CACHED_METHODS: usize = 4_096;
+const CACHED_METHODS: usize = 2_048;
 
 /// From this version on the network library writes what it is given where it is.
 const UNBUFFERED: u32 = 13;
