@@ -5,6 +5,8 @@
 //! `share/memory/heap.cpp`, `share/code/codeBlob.hpp`, `share/code/nmethod.cpp`,
 //! `share/code/pcDesc.hpp`.
 
+use std::ops::Range;
+
 use super::compressed::{self, MAX_NUMBER};
 use super::layout::{Debug, Field, Layout, Metadata, Place};
 use super::memory::Memory;
@@ -62,12 +64,10 @@ pub(super) struct Code<'a, M> {
 }
 
 impl<M: Memory> Code<'_, M> {
-    /// Whether an address is where all code is.
-    pub fn holds(&self, pc: u64) -> bool {
-        // Absolute: the tables are relocated when the library is loaded.
-        let bound = |at: u64| self.memory.word(at);
-        let [low, high] = self.layout.bounds;
-        bound(low).is_some_and(|low| low <= pc) && bound(high).is_some_and(|high| pc < high)
+    /// Where all code is: it stays there.
+    pub fn bounds(&self) -> Option<Range<u64>> {
+        let [low, high] = self.layout.bounds.map(|at| self.memory.word(at));
+        Some(low?..high?).filter(|bounds| bounds.start > 0 && !bounds.is_empty())
     }
 
     /// The piece of code at an address.

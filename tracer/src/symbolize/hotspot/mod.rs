@@ -18,9 +18,10 @@ mod tests;
 
 use std::cell::OnceCell;
 use std::fs::File;
+use std::ops::Range;
 use std::rc::Rc;
 
-use self::code::{Blob, Call, Code, Kind};
+use self::code::{Call, Code, Kind};
 use self::layout::{Layout, Missing, Tables};
 use self::memory::{Memory, ProcessMemory};
 use self::method::Method;
@@ -32,6 +33,8 @@ use crate::model::{Frame, FrameKind, Symbol};
 
 /// Half the number of methods remembered for one process.
 const CACHED_METHODS: usize = 2_048;
+/// Half the number of places in code remembered.
+const CACHED_PLACES: usize = 2_048;
 
 /// From this version on the network library writes what it is given where it is.
 const UNBUFFERED: u32 = 13;
@@ -89,40 +92,82 @@ struct Inner<M> {
     bias: u64,
     /// Read when it is first needed.
     layout: OnceCell<Result<Rc<Layout>, String>>,
+    /// Where all code is.
+    bounds: Option<Range<u64>>,
     methods: Cache<u64, Rc<Method>>,
+    /// By the address that a frame goes on at.
+    places: Cache<u64, Rc<Place>>,
+}
+
+/// What is at an address of Java's code.
+struct Place {
+    kind: Kind,
+    frame_words: u64,
+    /// The calls that it is in, innermost first; none where they are not known.
+    calls: Vec<Call>,
 }
 
 impl<M: Memory> Inner<M> {
     fn new(memory: M, tables: Tables, bias: u64) -> Self {
-        let methods = Cache::new(CACHED_METHODS);
-        Self { memory, tables, bias, layout: OnceCell::new(), methods }
+        let (methods, places) = (Cache::new(CACHED_METHODS), Cache::new(CACHED_PLACES));
+        Self { memory, tables, bias, layout: OnceCell::new(), bounds: None, methods, places }
     }
 
     fn step(&mut self, at: Registers, read: &mut dyn FnMut(u64) -> Option<u64>) -> Step {
         let Some(layout) = self.layout() else { return Step::Native };
         let code = Code { memory: &self.memory, layout: &layout };
-        if !code.holds(at.pc) {
+        if self.bounds.is_none() {
+            self.bounds = code.bounds();
+        }
+        if !self.bounds.as_ref().is_some_and(|bounds| bounds.contains(&at.pc)) {
             return Step::Native;
         }
-        let Some(blob) = code.blob(at.pc) else {
+        let Some(place) = self.place(&layout, at, read) else {
             return Step::Managed(vec![unknown()], Err("the code of a Java frame is gone"));
         };
-        let (frames, next) = match blob.kind {
+        let (frames, next) = match place.kind {
             Kind::Barrier => {
                 let reason = "the outer frames of a virtual thread are not on the stack";
                 return Step::Managed(Vec::new(), Err(reason));
             }
             Kind::Interpreter => self.interpreted(&layout, at, read),
             Kind::Compiled | Kind::Native => {
-                let frames = self.compiled(&layout, &blob, at, read);
-                (frames, by_size(&blob, at, read))
+                (self.compiled(&layout, &place.calls), by_size(&place, at, read))
             }
             // They keep a frame pointer, as what enters Java from native code.
-            Kind::Stub if blob.frame_words == 0 => (Vec::new(), by_frame_pointer(at, read)),
-            Kind::Stub => (Vec::new(), by_size(&blob, at, read)),
+            Kind::Stub if place.frame_words == 0 => (Vec::new(), by_frame_pointer(at, read)),
+            Kind::Stub => (Vec::new(), by_size(&place, at, read)),
         };
         let next = next.filter(|next| next.sp > at.sp);
         Step::Managed(frames, next.ok_or("a Java frame could not be understood"))
+    }
+
+    /// What is at an address now, or was when it was asked for before: compiled code is freed when
+    /// better code has taken its place, and nothing is left when the process has ended.
+    fn place(
+        &mut self,
+        layout: &Layout,
+        at: Registers,
+        read: &mut dyn FnMut(u64) -> Option<u64>,
+    ) -> Option<Rc<Place>> {
+        let known = self.places.get(&at.pc);
+        let code = Code { memory: &self.memory, layout };
+        let Some(blob) = code.blob(at.pc) else { return known };
+        let (kind, frame_words) = (blob.kind, blob.frame_words);
+        let pc = blob.original_pc(layout, at.pc, at.sp, read);
+        let calls = match (kind, pc) {
+            (Kind::Compiled | Kind::Native, Some(pc)) => blob.calls(&code, pc),
+            _ => Some(Vec::new()),
+        };
+        let Some(calls) = calls else {
+            return known.or_else(|| Some(Rc::new(Place { kind, frame_words, calls: Vec::new() })));
+        };
+        let place = Rc::new(Place { kind, frame_words, calls });
+        // What will be given up goes on elsewhere in each frame.
+        if pc == Some(at.pc) {
+            self.places.insert(at.pc, Rc::clone(&place));
+        }
+        Some(place)
     }
 
     fn layout(&self) -> Option<Rc<Layout>> {
@@ -160,21 +205,12 @@ impl<M: Memory> Inner<M> {
         (vec![frame.unwrap_or_else(unknown)], next)
     }
 
-    fn compiled(
-        &mut self,
-        layout: &Layout,
-        blob: &Blob,
-        at: Registers,
-        read: &mut dyn FnMut(u64) -> Option<u64>,
-    ) -> Vec<Frame> {
-        let code = Code { memory: &self.memory, layout };
-        let pc = blob.original_pc(layout, at.pc, at.sp, read);
-        let calls = pc.and_then(|pc| blob.calls(&code, pc)).unwrap_or_default();
+    fn compiled(&mut self, layout: &Layout, calls: &[Call]) -> Vec<Frame> {
         let last = calls.len().saturating_sub(1);
         let mut frames = Vec::new();
-        for (index, Call { method, instruction }) in calls.into_iter().enumerate() {
-            frames.push(match self.method(layout, method) {
-                Some(method) => frame(layout, &method, instruction, index < last),
+        for (index, Call { method, instruction }) in calls.iter().enumerate() {
+            frames.push(match self.method(layout, *method) {
+                Some(method) => frame(layout, &method, *instruction, index < last),
                 None => unknown(),
             });
         }
@@ -184,8 +220,12 @@ impl<M: Memory> Inner<M> {
         frames
     }
 
+    /// The method at an address; of a process that has ended, what is remembered.
     fn method(&mut self, layout: &Layout, address: u64) -> Option<Rc<Method>> {
         let known = self.methods.get(&address);
+        if self.memory.word(address).is_none() {
+            return known;
+        }
         let method = Method::read(&self.memory, layout, address, known)?;
         self.methods.insert(address, Rc::clone(&method));
         Some(method)
@@ -210,12 +250,12 @@ fn by_frame_pointer(at: Registers, read: &mut dyn FnMut(u64) -> Option<u64>) -> 
 
 /// The caller of a frame of a known size: below its return address is its caller's frame pointer.
 fn by_size(
-    blob: &Blob,
+    place: &Place,
     at: Registers,
     read: &mut dyn FnMut(u64) -> Option<u64>,
 ) -> Option<Registers> {
-    let sp = at.sp.checked_add(blob.frame_words.checked_mul(8)?)?;
-    if blob.frame_words < 2 {
+    let sp = at.sp.checked_add(place.frame_words.checked_mul(8)?)?;
+    if place.frame_words < 2 {
         return None;
     }
     Some(Registers { bp: read(sp.checked_sub(16)?)?, pc: read(sp.checked_sub(8)?)?, sp })

@@ -464,6 +464,23 @@ fn what_enters_java_keeps_a_frame_pointer_and_is_not_shown() {
 }
 
 #[test]
+fn code_that_was_seen_is_known_when_it_is_gone() {
+    let mut scene = scene(17);
+    let stack = [0, 0, 0, 0, 0x7777, 0x1234];
+    let before = found(scene.step(scene.compiled + 20, 0, &stack));
+    let block = scene.compiled - BEGIN - 16;
+    scene.inner.memory.set(block + 8, &[0]);
+    assert_eq!(found(scene.step(scene.compiled + 20, 0, &stack)), before);
+    // The process has ended.
+    let of_interpreter = interpreted(scene.method, scene.first);
+    let interpreted = found(scene.step(scene.interpreter + 3, STACK + 72, &of_interpreter));
+    scene.inner.memory.bytes.clear();
+    assert_eq!(found(scene.step(scene.compiled + 20, 0, &stack)), before);
+    let after = found(scene.step(scene.interpreter + 3, STACK + 72, &of_interpreter));
+    assert_eq!(after, interpreted);
+}
+
+#[test]
 fn what_is_not_code_is_not_javas_and_what_is_free_is_gone() {
     let mut scene = scene(17);
     assert_eq!(scene.step(0x1234, 0, &[]), Step::Native);
