@@ -8,8 +8,8 @@
 //!
 //! Stages: `unwind` (registers and bytes to addresses), then by what is mapped there
 //! [`binary::pclntab`](crate::binary::pclntab) (Go), `native` (other ELF) or `perf_map` with `generated` (code made at run time), then
-//! `owner`; `runtime` puts in what `python` and `node` name. Java's frames, which only `hotspot` can step
-//! over, are named while the stack is walked.
+//! `owner`; `runtime` puts in what `python` and `node` name. Java's frames, which only `hotspot` can
+//! step over, are named while the stack is walked.
 
 mod cache;
 mod cfi;
