@@ -55,7 +55,8 @@ fn compiled(major: u8) {
     assert_eq!(frame["inlined"], true, "{whole:#}");
     let [caller] = frames_of(&seen, "handle")[..] else { panic!("{whole:#}") };
     assert_eq!(caller["line"], leak_line_in(SOURCE, "handle"), "{whole:#}");
-    assert_eq!(seen.report.only_accusation().0["stacks"][0]["truncated"], Value::Null, "{whole:#}");
+    let stacks = seen.report.only_accusation().0["stacks"].as_array().expect("stacks");
+    assert!(stacks.iter().all(|stack| stack["truncated"].is_null()), "{whole:#}");
 }
 
 /// Interpreted and compiled, in a lambda and in a recursion, and everything is given back.
@@ -100,7 +101,8 @@ fn an_inlined_method_is_found_at_the_line_of_its_call_on_the_newest_version() {
 
 #[test]
 fn a_deep_recursion_is_found() {
-    let seen = is_found(17, &["leak recursive 7", "overlap 2"], "descend", "recursive");
+    // Before 13 what is written is on the stack, too, below all of this.
+    let seen = is_found(11, &["leak recursive 7", "overlap 2"], "descend", "recursive");
     assert_eq!(frames_of(&seen, "descend").len(), 51, "{:#}", seen.report.0);
 }
 
