@@ -37,8 +37,8 @@ const DRIVER_DIRECTORIES: [&str; 8] = [
     "/pg-native/",
 ];
 
-/// Beginnings of file names of the C and C++ runtimes.
-const RUNTIME_LIBRARIES: [&str; 14] = [
+/// Beginnings of file names of the C and C++ runtimes, and of Java's own libraries.
+const RUNTIME_LIBRARIES: [&str; 18] = [
     "libc.so",
     "libc-",
     "ld-linux",
@@ -53,6 +53,10 @@ const RUNTIME_LIBRARIES: [&str; 14] = [
     "libresolv",
     "ld-musl",
     "libc.musl",
+    "libnio.so",
+    "libnet.so",
+    "libjava.so",
+    "libjli.so",
 ];
 
 /// Functions of the C library that statically linked programs contain, besides those whose names

@@ -14,7 +14,7 @@ use super::memory::Memory;
 /// Heaps of code: there are three, or one.
 const MAX_HEAPS: u64 = 16;
 /// Steps back in a map of segments.
-const MAX_STEPS: usize = 512;
+const MAX_STEPS: usize = 128;
 /// Bytes of a name.
 const MAX_NAME: usize = 64;
 /// Bytes of the table of calls of a piece of code.
@@ -79,8 +79,9 @@ impl<M: Memory> Code<'_, M> {
         let blob = (0..count).find_map(|index| {
             let heap = self.memory.word(data.checked_add(index * 8)?)?;
             let heap = self.memory.bytes(heap, layout.heap_size)?;
-            self.start(&heap, pc)
-        })?;
+            let [low, high] = bounds(&heap, layout.heap_memory)?;
+            (low..high).contains(&pc).then(|| self.start(&heap, low, pc))
+        })??;
         let bytes = self.memory.bytes(blob, layout.blob_size)?;
         let begin = layout.code_begin.of(blob, &bytes)?;
         let end = layout.code_end.of(blob, &bytes)?;
@@ -107,19 +108,13 @@ impl<M: Memory> Code<'_, M> {
         field.of(&bytes)
     }
 
-    /// Where the piece of code begins that an address of this heap is in.
-    fn start(&self, heap: &[u8], pc: u64) -> Option<u64> {
+    /// Where the piece of code begins that an address of this heap is in, whose memory begins at
+    /// `low`.
+    fn start(&self, heap: &[u8], low: u64, pc: u64) -> Option<u64> {
         let layout = self.layout;
-        let word = |at: usize| Some(u64::from_le_bytes(*heap.get(at..)?.first_chunk()?));
-        let [low, high] = layout.heap_memory.map(word);
-        let (low, high) = (low?, high?);
-        if !(low..high).contains(&pc) {
-            return None;
-        }
-        let [map, map_end] = layout.heap_map.map(word);
-        let (map, map_end) = (map?, map_end?);
+        let [map, map_end] = bounds(heap, layout.heap_map)?;
         let shift = u32::try_from(layout.heap_shift.of(heap)?).ok().filter(|shift| *shift < 32)?;
-        let mut segment = (pc - low) >> shift;
+        let mut segment = pc.checked_sub(low)? >> shift;
         for _ in 0..MAX_STEPS {
             /// The segment is free.
             const FREE: u8 = 0xff;
@@ -136,6 +131,12 @@ impl<M: Memory> Code<'_, M> {
         }
         None
     }
+}
+
+/// Where a part of a heap begins and ends.
+fn bounds(heap: &[u8], at: [usize; 2]) -> Option<[u64; 2]> {
+    let word = |at: usize| Some(u64::from_le_bytes(*heap.get(at..)?.first_chunk()?));
+    Some([word(at[0])?, word(at[1])?])
 }
 
 impl Blob {

@@ -16,7 +16,7 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::ops::Range;
 use std::rc::Rc;
@@ -38,6 +38,9 @@ const CACHED_PLACES: usize = 2_048;
 
 /// From this version on the network library writes what it is given where it is.
 const UNBUFFERED: u32 = 13;
+
+/// How often the tables are looked for: a process that starts has filled them in a moment.
+const MAX_TRIES: u32 = 64;
 
 /// No frame is larger.
 const MAX_FRAME: u64 = 1 << 20;
@@ -92,6 +95,8 @@ struct Inner<M> {
     bias: u64,
     /// Read when it is first needed.
     layout: OnceCell<Result<Rc<Layout>, String>>,
+    /// How often that was not possible yet.
+    tries: Cell<u32>,
     /// Where all code is.
     bounds: Option<Range<u64>>,
     methods: Cache<u64, Rc<Method>>,
@@ -110,7 +115,16 @@ struct Place {
 impl<M: Memory> Inner<M> {
     fn new(memory: M, tables: Tables, bias: u64) -> Self {
         let (methods, places) = (Cache::new(CACHED_METHODS), Cache::new(CACHED_PLACES));
-        Self { memory, tables, bias, layout: OnceCell::new(), bounds: None, methods, places }
+        Self {
+            memory,
+            tables,
+            bias,
+            layout: OnceCell::new(),
+            tries: Cell::new(0),
+            bounds: None,
+            methods,
+            places,
+        }
     }
 
     fn step(&mut self, at: Registers, read: &mut dyn FnMut(u64) -> Option<u64>) -> Step {
@@ -174,7 +188,11 @@ impl<M: Memory> Inner<M> {
         if self.layout.get().is_none() {
             let read = match Layout::read(&self.memory, &self.tables, self.bias) {
                 Ok(layout) => Ok(Rc::new(layout)),
-                Err(Missing::NotYet) => return None,
+                Err(Missing::NotYet) if self.tries.get() < MAX_TRIES => {
+                    self.tries.set(self.tries.get() + 1);
+                    return None;
+                }
+                Err(Missing::NotYet) => Err("no Java frames: its tables cannot be read".to_owned()),
                 Err(Missing::Never(reason)) => Err(format!("no Java frames: {reason}")),
             };
             let _set_before = self.layout.set(read);

@@ -523,6 +523,17 @@ fn tables_that_are_not_filled_yet_are_read_again() {
     assert!(matches!(scene.step(scene.compiled + 20, 0, &[0; 8]), Step::Managed(..)));
 }
 
+#[test]
+fn tables_that_are_never_filled_are_given_up() {
+    let mut scene = scene(17);
+    let at = scene.inner.tables.field_entry[0];
+    scene.inner.memory.set_word(at, 0);
+    for _ in 0..=super::MAX_TRIES {
+        assert_eq!(scene.step(scene.compiled + 20, 0, &[0; 8]), Step::Native);
+    }
+    assert!(scene.inner.layout.get().is_some_and(Result::is_err));
+}
+
 proptest! {
     /// Whatever is written over the machine's memory, a step ends soon and goes up the stack.
     #[test]
