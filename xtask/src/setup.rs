@@ -184,6 +184,14 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
     if groups.contains(&Group::Corpus) && clients::install_older_nodes()? {
         println!("setup: installed older versions of Node.js");
     }
+    if real {
+        clients::build_java_frames()?;
+        for major in clients::JAVAS {
+            if clients::install_java(major)? {
+                println!("setup: installed Java {major}");
+            }
+        }
+    }
     if groups.contains(&Group::Corpus) && clients::build_java()? {
         println!("setup: built the Java client into {}", clients::java_dir().display());
     }
@@ -219,6 +227,7 @@ fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
             needs::PYTHON,
             needs::DEMO,
             needs::CLIENTS,
+            needs::JAVA,
             needs::MYSQL,
             needs::TLS,
             needs::NETWORK,
@@ -230,6 +239,7 @@ fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
             needs::DEMO,
             needs::CLIENTS,
             needs::TLS,
+            needs::JAVA,
             needs::CORPUS,
         ],
         Group::Vm => &[needs::SERVER, needs::VM],

@@ -13,7 +13,7 @@ use tracer_ebpf::{
     drops::DropReason,
     limits::MAX_FIXUPS,
     runtime,
-    stack::{CHUNK_BYTES, KINDS, RUNTIME_CLASS, STACK_BYTES, SlotRef, StackHeader},
+    stack::{CHUNK_BYTES, KINDS, MAX_GAP, RUNTIME_CLASS, STACK_BYTES, SlotRef, StackHeader},
 };
 
 use super::{
@@ -203,10 +203,14 @@ unsafe fn fill<const CHUNKS: u32>(header: *mut StackHeader, bytes: *mut u8, site
         (*header).sp = site.sp;
         (*header).bp = site.bp;
         (*header).g = site.g;
+        let mut gap = 0;
         let mut len = 0u32;
         let mut chunk = 0u32;
         while chunk < CHUNKS {
-            let from = site.sp + u64::from(chunk * CHUNK_BYTES);
+            let mut from = site.sp + u64::from(chunk * CHUNK_BYTES);
+            if chunk > 0 {
+                from += gap;
+            }
             let into = bytes.add((chunk * CHUNK_BYTES) as usize);
             if bpf_probe_read_user(into.cast(), CHUNK_BYTES, from as *const _) != 0 {
                 // The stack ends within this chunk: take what is left of the page.
@@ -218,8 +222,12 @@ unsafe fn fill<const CHUNKS: u32>(header: *mut StackHeader, bytes: *mut u8, site
                 break;
             }
             len += CHUNK_BYTES;
+            if CHUNKS > 1 && chunk == 0 {
+                gap = self::gap(bytes, site, u64::from(CHUNKS * CHUNK_BYTES));
+            }
             chunk += 1;
         }
+        (*header).gap = gap;
         if len == 0 {
             count(DropReason::StackReadFailed);
         }
@@ -230,6 +238,41 @@ unsafe fn fill<const CHUNKS: u32>(header: *mut StackHeader, bytes: *mut u8, site
         };
         (*header).seq = (*header).seq.wrapping_add(1);
     }
+}
+
+/// What to leave out of the stack of Java before 13, whose network library has a buffer of 64 KiB on
+/// it when it writes: from the end of the first chunk, which is at `bytes`, to the frame that the
+/// buffer is in. That keeps a frame pointer, which the frame below has saved; in the register the C
+/// library may have something else.
+///
+/// # Safety
+///
+/// `bytes` is the beginning of a live stack slot, with its first chunk.
+#[inline(always)]
+unsafe fn gap(bytes: *const u8, site: &Site, copied: u64) -> u64 {
+    const WORDS: usize = 64;
+    let tgid = (site.pid_tgid >> 32) as u32;
+    // SAFETY: no other reference to this value is held.
+    let runtime = unsafe { PROCS.get(tgid) }.map_or(runtime::NONE, |process| process.runtime);
+    if runtime != runtime::BUFFERED_JAVA {
+        return 0;
+    }
+    for index in 0..WORDS {
+        // SAFETY: by this function's contract, with the word in the first chunk.
+        let frame = unsafe { bytes.cast::<u64>().add(index).read() };
+        let above = frame.wrapping_sub(site.sp);
+        if above < copied || above - copied >= MAX_GAP || frame & 7 != 0 {
+            continue;
+        }
+        let mut caller = 0u64;
+        // SAFETY: the helper fails rather than faults on bad addresses.
+        let failed =
+            unsafe { bpf_probe_read_user((&raw mut caller).cast(), 8, frame as *const _) } != 0;
+        if !failed && caller > frame && caller - frame < MAX_GAP {
+            return above - u64::from(CHUNK_BYTES);
+        }
+    }
+    0
 }
 
 /// Saves the return addresses that pending uretprobes (of other tracers) replaced on the stack.

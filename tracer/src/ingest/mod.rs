@@ -44,6 +44,8 @@ use crate::{
 
 /// Flag of `close_range` that marks instead of closing (`linux/close_range.h`).
 const CLOSE_RANGE_CLOEXEC: u64 = 4;
+/// The stack class of Java, whose frames are all on the stack, and those of frameworks are many.
+const JAVA_CLASS: u32 = 1;
 
 /// Something about a process that the caller acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -445,14 +447,18 @@ impl Ingest {
     /// Moves a process to the next larger stack class; false when there is none.
     pub fn raise_stack_class(&mut self, pid: u32) -> bool {
         let present = self.kernel.process(pid).unwrap_or_default().stack_class;
-        present < LARGEST_CLASS && self.set_copied(pid, present + 1, runtime::NONE)
+        present < LARGEST_CLASS && self.set_copied(pid, present + 1, self.runtime_of(pid))
     }
 
     /// Moves a process to this size of stacks, where it has a smaller one; false when it cannot be.
     pub fn need_stack_class(&mut self, pid: u32, class: u32) -> bool {
         let present = self.kernel.process(pid).unwrap_or_default().stack_class;
         // The runtimes' class is no size.
-        present >= class || self.set_copied(pid, class.min(LARGEST_CLASS), runtime::NONE)
+        present >= class || self.set_copied(pid, class.min(LARGEST_CLASS), self.runtime_of(pid))
+    }
+
+    fn runtime_of(&self, pid: u32) -> u32 {
+        self.kernel.process(pid).unwrap_or_default().runtime
     }
 
     /// From now on the frames of a process's runtime are copied with its stacks.
@@ -461,6 +467,11 @@ impl Ingest {
             RuntimeFrames::Python(layout) if !self.kernel.set_python(pid, layout) => return false,
             RuntimeFrames::Python(_) => runtime::PYTHON,
             RuntimeFrames::Node => runtime::NODE,
+            RuntimeFrames::Java { buffered } => {
+                let present = self.kernel.process(pid).unwrap_or_default().stack_class;
+                let kind = if buffered { runtime::BUFFERED_JAVA } else { runtime::NONE };
+                return self.set_copied(pid, present.max(JAVA_CLASS), kind);
+            }
         };
         self.set_copied(pid, RUNTIME_CLASS, kind)
     }
@@ -468,7 +479,8 @@ impl Ingest {
     /// A process has ended, or its image is another one.
     pub fn forget_runtime(&mut self, pid: u32) {
         self.kernel.remove_python(pid);
-        if self.kernel.process(pid).is_some_and(|process| process.stack_class == RUNTIME_CLASS) {
+        let process = self.kernel.process(pid).unwrap_or_default();
+        if process.stack_class == RUNTIME_CLASS || process.runtime != runtime::NONE {
             self.set_copied(pid, 0, runtime::NONE);
         }
     }
@@ -623,6 +635,7 @@ pub fn raw_stack(copied: &CopiedStack) -> RawStack {
         bp: header.bp,
         boundary: header.flags & FLAG_BOUNDARY != 0,
         bytes: copied.bytes.clone(),
+        gap: header.gap,
         fixups: fixups.map(|[slot, original]| (*slot, *original)).collect(),
         runtime: copied.runtime.clone(),
         runtime_end: header.runtime_end,

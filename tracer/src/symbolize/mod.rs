@@ -8,11 +8,13 @@
 //!
 //! Stages: `unwind` (registers and bytes to addresses), then by what is mapped there
 //! [`binary::pclntab`](crate::binary::pclntab) (Go), `native` (other ELF) or `perf_map` with `generated` (code made at run time), then
-//! `owner`; `runtime` puts in what `python` and `node` name.
+//! `owner`; `runtime` puts in what `python` and `node` name. Java's frames, which only `hotspot` can
+//! step over, are named while the stack is walked.
 
 mod cache;
 mod cfi;
 mod generated;
+mod hotspot;
 mod maps;
 mod module;
 mod native;
@@ -92,6 +94,8 @@ pub struct RawStack {
     pub boundary: bool,
     /// Memory from `sp` up.
     pub bytes: Vec<u8>,
+    /// So many bytes are left out behind the first [`CHUNK_BYTES`](tracer_ebpf::stack::CHUNK_BYTES).
+    pub gap: u64,
     /// Pending return probes: (address of the stack slot, the return address it held).
     pub fixups: Vec<(u64, u64)>,
     /// Frames of the process's runtime, innermost first, and how they ended.
@@ -222,13 +226,17 @@ impl Symbolizer {
         }
         let mut frames: Vec<Frame> = Vec::new();
         let mut addresses = Vec::new();
-        for address in &walk.addresses {
-            frames.extend_from_slice(&native_at(
-                &mut self.native,
-                &mut self.resolved,
-                process,
-                address.lookup(),
-            ));
+        let mut managed = walk.managed.iter().peekable();
+        for (index, address) in walk.addresses.iter().enumerate() {
+            match managed.next_if(|(of, _)| *of == index) {
+                Some((_, of_runtime)) => frames.extend_from_slice(of_runtime),
+                None => frames.extend_from_slice(&native_at(
+                    &mut self.native,
+                    &mut self.resolved,
+                    process,
+                    address.lookup(),
+                )),
+            }
             addresses.resize(frames.len(), address.value);
         }
         let resolved = finish(raw, &walk, frames);
@@ -409,6 +417,7 @@ fn finish(raw: &RawStack, walk: &Walk, mut frames: Vec<Frame>) -> Resolved {
         End::OffStack => Some("the next frame is not on the stack".to_owned()),
         End::NotCode(address) => Some(format!("return address {address:#x} is not code")),
         End::HiddenByProbe => Some("a return probe hides the caller".to_owned()),
+        End::OfRuntime(reason) => Some(reason.to_owned()),
         End::TooDeep => Some(format!("deeper than {} calls", unwind::MAX_DEPTH)),
     };
     frames.truncate(MAX_FRAMES);

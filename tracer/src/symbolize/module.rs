@@ -16,6 +16,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use super::cfi;
+use super::hotspot::Machine;
 use super::node::Engine;
 use super::python::Interpreter;
 use crate::binary::FileId;
@@ -97,6 +98,7 @@ pub(super) struct Module {
     go_table: OnceCell<Option<GoTable<Bytes>>>,
     python: OnceCell<Option<Interpreter>>,
     node: OnceCell<Option<Result<Rc<Engine>, String>>>,
+    java: OnceCell<Option<Machine>>,
 }
 
 impl Module {
@@ -133,6 +135,7 @@ impl Module {
             go_table: OnceCell::new(),
             python: OnceCell::new(),
             node: OnceCell::new(),
+            java: OnceCell::new(),
         })
     }
 
@@ -166,6 +169,11 @@ impl Module {
             Some(Engine::find(&elf)?.map(Rc::new))
         };
         self.node.get_or_init(find).as_ref()
+    }
+
+    /// The Java virtual machine in this file. Looked for once.
+    pub fn java(&self) -> Option<Machine> {
+        *self.java.get_or_init(|| Machine::find(&elf::Elf::parse(&self.bytes).ok()?))
     }
 
     /// Whether debug information may be looked for: always in the file itself, in files it

@@ -37,8 +37,8 @@ const DRIVER_DIRECTORIES: [&str; 8] = [
     "/pg-native/",
 ];
 
-/// Beginnings of file names of the C and C++ runtimes.
-const RUNTIME_LIBRARIES: [&str; 14] = [
+/// Beginnings of file names of the C and C++ runtimes, and of Java's own libraries.
+const RUNTIME_LIBRARIES: [&str; 18] = [
     "libc.so",
     "libc-",
     "ld-linux",
@@ -53,6 +53,10 @@ const RUNTIME_LIBRARIES: [&str; 14] = [
     "libresolv",
     "ld-musl",
     "libc.musl",
+    "libnio.so",
+    "libnet.so",
+    "libjava.so",
+    "libjli.so",
 ];
 
 /// Functions of the C library that statically linked programs contain, besides those whose names
@@ -499,18 +503,52 @@ pub(super) fn script(file: Option<&str>) -> FrameKind {
 // --- Java and other generated code ---
 
 const JAVA_RUNTIME: [&str; 6] = ["java.", "javax.", "jdk.", "sun.", "com.sun.", "kotlin."];
-const JAVA_DRIVERS: [&str; 9] = [
+const JAVA_DRIVERS: [&str; 43] = [
     "org.postgresql.",
+    "com.impossibl.postgres.",
+    "com.mysql.",
+    "org.mariadb.",
+    "software.amazon.jdbc.",
+    "io.r2dbc.",
+    "io.vertx.pgclient.",
+    "io.vertx.sqlclient.",
+    "io.vertx.mysqlclient.",
+    "com.github.jasync.",
     "com.zaxxer.hikari.",
     "org.apache.commons.dbcp",
-    "com.mchange.v2.c3p0.",
-    "org.hibernate.",
-    "io.r2dbc.",
+    "org.apache.commons.pool2.",
+    "org.apache.commons.dbutils.",
     "org.apache.tomcat.jdbc.",
+    "com.mchange.",
     "io.agroal.",
+    "com.alibaba.druid.",
+    "org.vibur.dbcp.",
+    "com.jolbox.bonecp.",
+    "oracle.ucp.",
+    "com.p6spy.",
+    "net.ttddyy.dsproxy.",
+    "org.hibernate.",
+    "org.eclipse.persistence.",
+    "org.apache.openjpa.",
+    "org.apache.ibatis.",
+    "org.mybatis.",
+    "org.jooq.",
+    "org.jdbi.",
+    "com.querydsl.",
+    "io.ebean.",
+    "org.ktorm.",
+    "org.jetbrains.exposed.",
+    "scalikejdbc.",
+    "slick.",
+    "doobie.",
+    "org.flywaydb.",
+    "liquibase.",
     "org.springframework.jdbc.",
+    "org.springframework.orm.",
+    "org.springframework.data.",
+    "org.springframework.r2dbc.",
 ];
-const JAVA_LIBRARIES: [&str; 8] = [
+const JAVA_LIBRARIES: [&str; 60] = [
     "org.springframework.",
     "org.apache.",
     "io.netty.",
@@ -519,7 +557,92 @@ const JAVA_LIBRARIES: [&str; 8] = [
     "scala.",
     "com.google.",
     "org.eclipse.",
+    "jakarta.",
+    "io.quarkus.",
+    "io.smallrye.",
+    "io.micronaut.",
+    "io.helidon.",
+    "io.undertow.",
+    "org.jboss.",
+    "org.wildfly.",
+    "org.glassfish.",
+    "org.xnio.",
+    "io.dropwizard.",
+    "io.javalin.",
+    "spark.",
+    "io.ktor.",
+    "kotlinx.",
+    "akka.",
+    "org.apache.pekko.",
+    "play.",
+    "cats.",
+    "zio.",
+    "fs2.",
+    "org.http4s.",
+    "clojure.",
+    "groovy.",
+    "org.codehaus.",
+    "io.grpc.",
+    "io.reactivex.",
+    "rx.",
+    "com.netflix.",
+    "feign.",
+    "retrofit2.",
+    "okhttp3.",
+    "com.fasterxml.",
+    "net.bytebuddy.",
+    "net.sf.cglib.",
+    "javassist.",
+    "org.aspectj.",
+    "org.aopalliance.",
+    "org.slf4j.",
+    "ch.qos.logback.",
+    "io.micrometer.",
+    "io.opentelemetry.",
+    "io.opentracing.",
+    "datadog.",
+    "com.newrelic.",
+    "com.codahale.",
+    "io.github.resilience4j.",
+    "com.github.benmanes.caffeine.",
+    "org.quartz.",
+    "org.junit.",
+    "org.mockito.",
+    "org.graalvm.",
 ];
+/// What the names of classes have that are made while the program runs or is built: lambdas,
+/// proxies, and subclasses that do something before and after.
+const JAVA_GENERATED: [&str; 12] = [
+    "$$Lambda",
+    "$$EnhancerBy",
+    "$$FastClassBy",
+    "$$SpringCGLIB$$",
+    "$$_Weld",
+    "_ClientProxy",
+    "$HibernateProxy$",
+    "$HibernateInstantiator$",
+    "$ByteBuddy$",
+    "$MockitoMock$",
+    "_$$_jvst",
+    "$Proxy",
+];
+
+/// The owner of a method of Java, by its class with its package and its source file.
+pub(super) fn java(class: &str, file: Option<&str>) -> FrameKind {
+    let begins = |table: &[&str]| table.iter().any(|start| class.starts_with(start));
+    if begins(&JAVA_DRIVERS) {
+        FrameKind::Driver
+    } else if begins(&JAVA_RUNTIME) {
+        FrameKind::Runtime
+    } else if begins(&JAVA_LIBRARIES)
+        || JAVA_GENERATED.iter().any(|part| class.contains(part))
+        || file == Some("<generated>")
+    {
+        FrameKind::Library
+    } else {
+        FrameKind::App
+    }
+}
 
 /// The owner of code known by a bare name: a Java method with its package, or a part of the
 /// runtime.
@@ -527,21 +650,12 @@ pub(super) fn generated(name: &str) -> FrameKind {
     // `void com.example.Service.load(int)`
     let method = name.split('(').next().unwrap_or_default();
     let method = method.rsplit(' ').next().unwrap_or_default();
-    let begins = |table: &[&str]| table.iter().any(|start| method.starts_with(start));
-    if begins(&JAVA_DRIVERS) {
-        FrameKind::Driver
-    } else if begins(&JAVA_LIBRARIES) {
-        FrameKind::Library
-    } else if begins(&JAVA_RUNTIME) || !name.contains('(') {
-        FrameKind::Runtime
-    } else {
-        FrameKind::App
-    }
+    if name.contains('(') { java(method, None) } else { FrameKind::Runtime }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{NativeModule, Role, go, native, python, script, shortened};
+    use super::{NativeModule, Role, go, java, native, python, script, shortened};
     use crate::model::FrameKind::{App, Driver, Library, Runtime};
 
     #[test]
@@ -664,6 +778,28 @@ mod tests {
             ("<string>", App),
         ] {
             assert_eq!(python(file), kind, "{file}");
+        }
+    }
+
+    #[test]
+    fn java_code_is_told_by_its_class() {
+        for (class, file, kind) in [
+            ("LeakyService", Some("LeakyService.java"), App),
+            ("com.example.orders.Service$Inner", Some("Service.java"), App),
+            ("com.example.orders.Service", None, App),
+            ("javaee.Shop", Some("Shop.java"), App),
+            ("java.util.concurrent.FutureTask", Some("FutureTask.java"), Runtime),
+            ("jdk.internal.reflect.GeneratedMethodAccessor12", None, Runtime),
+            ("com.sun.proxy.$Proxy12", None, Runtime),
+            ("com.zaxxer.hikari.pool.HikariPool", Some("HikariPool.java"), Driver),
+            ("org.hibernate.loader.Loader", Some("Loader.java"), Driver),
+            ("org.springframework.jdbc.core.JdbcTemplate", Some("JdbcTemplate.java"), Driver),
+            ("org.springframework.aop.framework.JdkDynamicAopProxy", None, Library),
+            ("com.example.orders.Service$$SpringCGLIB$$0", Some("<generated>"), Library),
+            ("com.example.orders.Service$$Lambda$14", None, Library),
+            ("com.example.orders.OrderMapperImpl", Some("OrderMapperImpl.java"), App),
+        ] {
+            assert_eq!(java(class, file), kind, "{class}");
         }
     }
 

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::hotspot::Hotspot;
 use super::maps::{Backing, CodeMap, Maps};
 use super::module::Module;
 use super::node::Node;
@@ -18,7 +19,7 @@ use super::owner::{self, NativeModule, Role};
 use super::perf_map::PerfMap;
 use super::python::Python;
 use super::runtime::Runtime;
-use super::unwind::{End, Unwinder, Walk};
+use super::unwind::{End, Stepper, Unwinder, Walk};
 use super::{Losses, RawStack};
 
 /// Bytes read of `/proc/PID/maps`: some 100 per mapping.
@@ -156,6 +157,9 @@ impl Process {
             if let Some(found) = code.module.python(&code.owner.name) {
                 return Python::new(self.pid, found, code.bias?).map(Runtime::Python);
             }
+            if let Some(machine) = code.module.java() {
+                return Hotspot::new(self.pid, machine, code.bias?).map(Runtime::Java);
+            }
             match code.module.node()? {
                 Ok(engine) => Node::new(self.pid, Rc::clone(engine), code.bias?).map(Runtime::Node),
                 Err(reason) => Some(Runtime::Unknown(format!("no JavaScript frames: {reason}"))),
@@ -206,8 +210,17 @@ impl Process {
 
     /// Walks a stack of this process.
     pub fn walk(&mut self, raw: &RawStack) -> Walk {
+        let mut runtime = self.runtime.take();
         let (unwinder, maps) = self.unwinder();
-        unwinder.walk(raw, maps)
+        let walk = match &mut runtime {
+            Some(Runtime::Java(java)) => {
+                let stepper: &mut Stepper<'_> = &mut |at, read| java.step(at, read);
+                unwinder.walk(raw, maps, Some(stepper))
+            }
+            _ => unwinder.walk(raw, maps, None),
+        };
+        self.runtime = runtime;
+        walk
     }
 
     /// Whether everything that `walk` met was code when the process was looked at.

@@ -7,6 +7,7 @@
 use tracer_ebpf::python::Layout;
 use tracer_ebpf::runtime::END_UNREADABLE;
 
+use super::hotspot::Hotspot;
 use super::node::{self, Node};
 use super::python::{self, Python};
 use super::{RawStack, Resolved};
@@ -18,12 +19,19 @@ pub enum RuntimeFrames {
     /// Where the interpreter keeps them.
     Python(Layout),
     Node,
+    /// Nothing but the stack, of which Java's frames are a part.
+    Java {
+        /// It has what it writes on the stack, too.
+        buffered: bool,
+    },
 }
 
 /// The runtime of a process.
 pub(super) enum Runtime {
     Python(Python),
     Node(Node),
+    /// Its frames are found while the stack is walked.
+    Java(Hotspot),
     /// Its frames are not understood, for this reason.
     Unknown(String),
 }
@@ -34,6 +42,7 @@ impl Runtime {
         match self {
             Self::Python(python) => Some(RuntimeFrames::Python(python.layout())),
             Self::Node(_) => Some(RuntimeFrames::Node),
+            Self::Java(java) => Some(RuntimeFrames::Java { buffered: java.is_buffered()? }),
             Self::Unknown(_) => None,
         }
     }
@@ -66,6 +75,10 @@ impl Runtime {
                 });
                 Resolved { stack: Stack { frames, truncated }, cut: false }
             }
+            Self::Java(java) => match java.refused() {
+                Some(reason) => unless_named(native, reason),
+                None => native,
+            },
             Self::Unknown(reason) => unless_named(native, reason),
         }
     }

@@ -10,9 +10,12 @@ use std::ops::Range;
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{FrameAddress, Module as UnwindModule, ModuleSectionInfo, Unwinder as _};
 
+use tracer_ebpf::stack::CHUNK_BYTES;
+
 use super::RawStack;
 use super::maps::{Backing, Maps};
 use super::module::{Bytes, Elf, Section};
+use crate::model::Frame;
 
 /// Return addresses followed.
 pub(super) const MAX_DEPTH: usize = 256;
@@ -56,12 +59,36 @@ pub(super) enum End {
     /// A pending return probe hides the return address.
     HiddenByProbe,
     TooDeep,
+    /// A runtime whose frames are among the native ones says that they end, and why.
+    OfRuntime(&'static str),
 }
+
+/// Where a frame goes on, and its stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Registers {
+    pub pc: u64,
+    pub sp: u64,
+    pub bp: u64,
+}
+
+/// What a runtime says of a frame among the native ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It is none of the runtime's.
+    Native,
+    /// The functions it stands for, innermost first, and its caller or why that is not known.
+    Managed(Vec<Frame>, Result<Registers, &'static str>),
+}
+
+/// Steps over frames of code that a runtime made; the second argument reads words of the stack.
+pub(super) type Stepper<'a> = dyn FnMut(Registers, &mut dyn FnMut(u64) -> Option<u64>) -> Step + 'a;
 
 /// A walked stack, innermost first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Walk {
     pub addresses: Vec<Address>,
+    /// What a runtime says of some of them, by index.
+    pub managed: Vec<(usize, Vec<Frame>)>,
     pub end: End,
 }
 
@@ -118,11 +145,13 @@ impl Unwinder {
         self.informed.get(index).is_some_and(|range| range.contains(&address))
     }
 
-    /// Walks `raw`, a stack of the process with these `maps`.
-    pub fn walk(&self, raw: &RawStack, maps: &Maps) -> Walk {
+    /// Walks `raw`, a stack of the process with these `maps`; `managed` steps over the frames of
+    /// its runtime.
+    pub fn walk(&self, raw: &RawStack, maps: &Maps, mut managed: Option<&mut Stepper<'_>>) -> Walk {
         let stack = Copy::new(raw, maps);
         let mut walk = Walk {
             addresses: vec![Address { value: raw.ip, is_return: false }],
+            managed: Vec::new(),
             end: End::TooDeep,
         };
         let mut regs = UnwindRegsX86_64::new(raw.ip, raw.sp, raw.bp);
@@ -138,10 +167,37 @@ impl Unwinder {
                 beyond_copy |= word.is_none() && stack.continues_to(address);
                 word.ok_or(())
             };
-            let step = if raw.boundary && walk.addresses.len() == 1 {
-                read(sp).map(Some)
-            } else {
-                self.inner.unwind_frame(current, &mut regs, &mut cache, &mut read).map_err(|_| ())
+            let of_runtime = match &mut managed {
+                // A system call is made by native code.
+                Some(managed)
+                    if walk.addresses.len() > 1
+                        && !self.is_informed(current.address_for_lookup()) =>
+                {
+                    let at = Registers { pc: current.address(), sp, bp: regs.bp() };
+                    managed(at, &mut |address| read(address).ok())
+                }
+                _ => Step::Native,
+            };
+            let step = match of_runtime {
+                Step::Managed(frames, next) => {
+                    walk.managed.push((walk.addresses.len() - 1, frames));
+                    match next {
+                        Ok(next) => {
+                            regs = UnwindRegsX86_64::new(next.pc, next.sp, next.bp);
+                            Ok(Some(next.pc))
+                        }
+                        Err(_) if beyond_copy => Err(()),
+                        Err(reason) => {
+                            walk.end = End::OfRuntime(reason);
+                            return walk;
+                        }
+                    }
+                }
+                Step::Native if raw.boundary && walk.addresses.len() == 1 => read(sp).map(Some),
+                Step::Native => self
+                    .inner
+                    .unwind_frame(current, &mut regs, &mut cache, &mut read)
+                    .map_err(|_| ()),
             };
             // Checked first: after an unreadable word framehop may go on with a guess.
             if beyond_copy {
@@ -207,6 +263,7 @@ fn refused(address: u64, maps: &Maps) -> Option<End> {
 struct Copy<'a> {
     sp: u64,
     bytes: &'a [u8],
+    gap: u64,
     /// (address of the slot, the word to read there)
     repaired: Vec<(u64, u64)>,
     /// End of the mapping that the stack is in.
@@ -218,6 +275,7 @@ impl<'a> Copy<'a> {
         let mut copy = Self {
             sp: raw.sp,
             bytes: &raw.bytes,
+            gap: raw.gap,
             repaired: Vec::new(),
             end: maps.stack_at(raw.sp).map(|range| range.end),
         };
@@ -244,15 +302,22 @@ impl<'a> Copy<'a> {
         if let Some((_, word)) = self.repaired.iter().find(|(slot, _)| *slot == address) {
             return Some(*word);
         }
-        let start = usize::try_from(address.checked_sub(self.sp)?).ok()?;
+        let mut start = address.checked_sub(self.sp)?;
+        if start >= u64::from(CHUNK_BYTES) {
+            start = start.checked_sub(self.gap).filter(|at| *at >= u64::from(CHUNK_BYTES))?;
+        }
+        let start = usize::try_from(start).ok()?;
         let word = self.bytes.get(start..start.checked_add(8)?)?;
         Some(u64::from_le_bytes(word.try_into().ok()?))
     }
 
     /// Whether there is stack at `address`, above the copied bytes.
     fn continues_to(&self, address: u64) -> bool {
-        let copied = self.sp.saturating_add(self.bytes.len() as u64);
+        let mut copied = self.sp.saturating_add(self.bytes.len() as u64);
         let end = self.end.unwrap_or(copied.saturating_add(PLAUSIBLE_STACK));
+        if self.gap > 0 {
+            copied = copied.min(self.sp.saturating_add(u64::from(CHUNK_BYTES)));
+        }
         address.saturating_add(8) > copied && address < end
     }
 
@@ -284,7 +349,7 @@ mod tests {
     }
 
     fn walk(raw: &RawStack) -> Walk {
-        Unwinder::default().walk(raw, &Maps::parse(MAPS))
+        Unwinder::default().walk(raw, &Maps::parse(MAPS), None)
     }
 
     fn values(walk: &Walk) -> Vec<u64> {
@@ -334,6 +399,24 @@ mod tests {
     }
 
     #[test]
+    fn a_stack_with_a_gap_goes_on_behind_it() {
+        const GAP: u64 = 0x4000;
+        let first = super::CHUNK_BYTES as usize / 8;
+        let above = 0x10_0000 + u64::from(super::CHUNK_BYTES) + GAP;
+        let mut words = vec![0; first + 2];
+        (words[1], words[2]) = (above, 0x1200);
+        words[first + 1] = 0x1300;
+        let mut stack = raw(0x10_0008, &words);
+        stack.gap = GAP;
+        let whole = walk(&stack);
+        assert_eq!(values(&whole), [0x1100, 0x1200, 0x1300]);
+        assert_eq!(whole.end, End::ChainEnded);
+        // Into the gap.
+        stack.bytes[8..16].copy_from_slice(&(above - 8).to_le_bytes());
+        assert_eq!(walk(&stack).end, End::CopyTooSmall);
+    }
+
+    #[test]
     fn a_stack_without_end_is_given_up() {
         let words: Vec<u64> =
             (0..4096_u64).flat_map(|frame| [0x10_0000 + 16 * (frame + 1), 0x1200]).collect();
@@ -348,9 +431,10 @@ mod tests {
             boundary in any::<bool>(),
             bytes in proptest::collection::vec(any::<u8>(), 0..512),
             fixups in proptest::collection::vec(any::<(u64, u64)>(), 0..4),
+            gap in any::<u64>(),
         ) {
             let walk = walk(&RawStack {
-                pid: 1, ip, sp, bp, boundary, bytes, fixups, ..RawStack::default()
+                pid: 1, ip, sp, bp, boundary, bytes, fixups, gap, ..RawStack::default()
             });
             prop_assert!(walk.addresses.len() <= super::MAX_DEPTH);
         }

@@ -55,6 +55,8 @@ pub enum Kind {
     C,
     /// With options of HikariCP as `name=value`.
     Java(&'static [&'static str]),
+    /// The client whose stacks are hard to read, by a version of Java.
+    JavaFrames(u8),
     Php,
     Ruby,
     /// The client of a pool, as a profile builds it.
@@ -124,7 +126,16 @@ impl Kind {
                 let mut java = Command::new("java");
                 // HikariCP looks after its pool twice a minute by default.
                 java.arg("-Dcom.zaxxer.hikari.housekeeping.periodMs=300");
-                java.arg("-cp").arg(clients::java_class_path()).arg("Main").args(options);
+                java.arg("-cp")
+                    .arg(clients::java_class_path(clients::java_dir()))
+                    .arg("Main")
+                    .args(options);
+                java
+            }
+            Self::JavaFrames(major) => {
+                let mut java = Command::new(clients::java(major));
+                java.arg("-cp").arg(clients::java_class_path(clients::java_frames_dir()));
+                java.arg("Frames");
                 java
             }
             Self::Php => {

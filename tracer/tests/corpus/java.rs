@@ -19,21 +19,25 @@ pub fn scenarios() -> Vec<Scenario> {
         || Kind::Java(&["minimumIdle=5", "maximumPoolSize=30"]).command();
     let leaky = |name, steps, accusation| Scenario::leaky(pool, name, on_demand, steps, accusation);
     let healthy = |name, steps| Scenario::healthy(pool, name, on_demand, steps);
-    let leak = |certainty| Accusation::leak(certainty, 7, None);
+    let leak = |function| Accusation::leak("strong", 7, Some(function));
     vec![
-        leaky("forgotten close", &["leak forgotten 7", "overlap 2"], leak("strong")),
-        leaky("early return", &["leak early_return 7", "overlap 2"], leak("strong")),
-        leaky("exception before close", &["leak throw 7", "overlap 2"], leak("strong")),
-        leaky("cancelled task", &["leak cancelled 7", "overlap 2"], leak("strong")),
+        leaky("forgotten close", &["leak forgotten 7", "overlap 2"], leak("Leaks.forgottenClose")),
+        leaky("early return", &["leak early_return 7", "overlap 2"], leak("Leaks.earlyReturn")),
+        leaky(
+            "exception before close",
+            &["leak throw 7", "overlap 2"],
+            leak("Leaks.throwBeforeClose"),
+        ),
+        leaky("cancelled task", &["leak cancelled 7", "overlap 2"], leak("Leaks.cancelledTask")),
         leaky(
             "transaction never ended",
             &["leak transaction 7"],
-            Accusation::idle_in_transaction(7, None),
+            Accusation::idle_in_transaction(7, Some("Leaks.transactionNotEnded")),
         ),
         leaky(
             "cursor neither read nor closed",
             &["leak rows 7"],
-            Accusation::idle_in_transaction(7, None),
+            Accusation::idle_in_transaction(7, Some("Leaks.rowsNotClosed")),
         ),
         leaky(
             "never used",
@@ -43,20 +47,20 @@ pub fn scenarios() -> Vec<Scenario> {
         leaky(
             "held across an outside call",
             &["healthy 3", "outside 3", "later", "outside 4", "overlap 2"],
-            leak("strong"),
+            leak("Leaks.outsideCall"),
         ),
         // The next caller goes on in the transaction: on the wire nobody can tell callers apart.
         leaky(
             "returned in a transaction",
             &["leak_alone returned_in_transaction 3"],
-            Accusation::idle_in_transaction(1, None),
+            Accusation::idle_in_transaction(1, Some("Leaks.returnedInTransaction")),
         ),
         Scenario::leaky(
             pool,
             "transaction never ended, pool filled at the start",
             filled,
             &["prefill", "leak transaction 7"],
-            Accusation::idle_in_transaction(7, None),
+            Accusation::idle_in_transaction(7, Some("Leaks.transactionNotEnded")),
         ),
         // Three connections each, of which one is used.
         Scenario::leaky(
@@ -77,7 +81,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 verdict: "abandoned pool",
                 certainty: "strong",
                 count: 12,
-                function: None,
+                function: Some("Main.newPool"),
             },
         ),
         // Nobody has to open a connection: the same as after a burst.
