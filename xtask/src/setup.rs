@@ -15,6 +15,7 @@ use xtask::{clients, mysql, postgres, sh, workspace};
 
 use crate::go;
 use crate::needs::{self, Need, Probe};
+use crate::pythons;
 use crate::toolchain::{self, Compiler};
 
 /// Find or install everything that building and testing need
@@ -193,6 +194,9 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
     // Last, for the mirror that they come from may be out of reach.
     if groups.contains(&Group::Binaries) {
         go::ensure()?;
+    }
+    if real {
+        pythons::ensure()?;
     }
     Ok(())
 }

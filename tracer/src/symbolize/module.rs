@@ -95,7 +95,7 @@ pub(super) struct Module {
     changed: Cell<bool>,
     unwind_bounded: OnceCell<bool>,
     go_table: OnceCell<Option<GoTable<Bytes>>>,
-    python: OnceCell<Option<Interpreter>>,
+    python: OnceCell<Option<Result<Interpreter, String>>>,
     node: OnceCell<Option<Result<Rc<Engine>, String>>>,
 }
 
@@ -151,12 +151,14 @@ impl Module {
         self.go_table.get_or_init(|| GoTable::parse(self.bytes.clone()).ok()).as_ref()
     }
 
-    /// The Python interpreter that this file, of this name, is. Looked for once.
-    pub fn python(&self, name: &str) -> Option<Interpreter> {
-        *self.python.get_or_init(|| {
+    /// The Python interpreter that this file, of this name, is, or why it is not understood. Looked
+    /// for once.
+    pub fn python(&self, name: &str) -> Option<&Result<Interpreter, String>> {
+        let find = || {
             let elf = elf::Elf::parse(&self.bytes).ok()?;
             Interpreter::find(&elf, name)
-        })
+        };
+        self.python.get_or_init(find).as_ref()
     }
 
     /// The JavaScript engine in this file, or why it is not understood. Looked for once.

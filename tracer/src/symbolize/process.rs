@@ -153,8 +153,14 @@ impl Process {
             if !matches!(code.owner.role(), Role::Runtime | Role::Program) {
                 return None;
             }
-            if let Some(found) = code.module.python(&code.owner.name) {
-                return Python::new(self.pid, found, code.bias?).map(Runtime::Python);
+            match code.module.python(&code.owner.name) {
+                Some(Ok(found)) => {
+                    return Python::new(self.pid, *found, code.bias?).map(Runtime::Python);
+                }
+                Some(Err(reason)) => {
+                    return Some(Runtime::Unknown(format!("no Python frames: {reason}")));
+                }
+                None => {}
             }
             match code.module.node()? {
                 Ok(engine) => Node::new(self.pid, Rc::clone(engine), code.bias?).map(Runtime::Node),

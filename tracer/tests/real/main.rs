@@ -18,6 +18,7 @@ mod node;
 mod node_frames;
 mod pools;
 mod python;
+mod python_frames;
 mod rust;
 mod server;
 mod standby;

@@ -16,48 +16,59 @@ use std::rc::Rc;
 use tracer_ebpf::python::Layout;
 use tracer_ebpf::runtime::{END_NO_THREAD, END_TOO_DEEP, END_UNREADABLE, FRAME_BYTES, MAX_FRAMES};
 
-use self::versions::{Instruction, OWNED_BY_C, Version};
+use self::versions::{Instruction, OWNED_BY_C, TAG_MASK, Version};
 use super::cache::Cache;
 use super::owner;
 use crate::binary::elf::Elf;
 use crate::model::{Frame, FrameKind, Symbol};
 
 /// Half the number of code objects remembered for one process.
-const CACHED_CODE: usize = 2_048;
+const CACHED_CODE: usize = 512;
 /// Characters of a name or path; a longer one is cut.
 const MAX_CHARACTERS: usize = 1_024;
 /// Bytes of a function's line table; a longer one is not read.
 const MAX_LINE_TABLE: usize = 256 << 10;
+/// Bytes of the longest one that is remembered: what a process makes us keep is bounded.
+const MAX_CACHED_LINE_TABLE: usize = 16 << 10;
 /// Bytes read of a code object: all that is asked for.
 const CODE_BYTES: usize = 256;
 
 /// An interpreter in a file: addresses are the file's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Interpreter {
-    /// 3.`minor`
-    pub minor: u8,
+    version: Version,
     /// `_PyRuntime`
-    pub runtime: u64,
+    runtime: u64,
     /// `PyCode_Type`
-    pub code_type: u64,
+    code_type: u64,
 }
 
 impl Interpreter {
-    /// Looks for it in a file.
-    pub fn find(elf: &Elf<'_>, name: &str) -> Option<Self> {
+    /// Looks for it in a file; `Some(Err)` says why its frames are not understood.
+    pub fn find(elf: &Elf<'_>, name: &str) -> Option<Result<Self, String>> {
         let runtime = elf.exported("_PyRuntime")?;
+        let read = |at: u64, bytes: usize| elf.bytes(at, at.checked_add(bytes as u64)?);
         // `Py_Version`, from 3.11, is that of `sys.hexversion`; before, the file's name tells.
-        let version = elf.exported("Py_Version").and_then(|at| elf.bytes(at, at.checked_add(4)?));
-        let minor = match version {
-            Some([_, _, minor, 3]) => *minor,
-            Some(_) => return None,
-            None => {
-                let rest = name.split_once("python3.")?.1;
-                let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-                rest[..digits].parse().ok()?
-            }
+        let hex = elf.exported("Py_Version").and_then(|at| read(at, 4));
+        let named = || {
+            let rest = name.split_once("python3.")?.1;
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            rest[..digits].parse().ok()
         };
-        Some(Self { minor, runtime, code_type: elf.exported("PyCode_Type")? })
+        let minor = match hex {
+            Some([_, _, minor, 3]) => *minor,
+            Some([.., major]) => return Some(Err(format!("Python {major} is not known yet"))),
+            _ => match named() {
+                Some(minor) => minor,
+                None => return Some(Err("which version of Python it is does not show".to_owned())),
+            },
+        };
+        let table = read(runtime, versions::TABLE_BYTES).unwrap_or_default();
+        Some(Version::of(minor, table).and_then(|version| {
+            let code_type = elf.exported("PyCode_Type");
+            let code_type = code_type.ok_or("its types are not exported")?;
+            Ok(Self { version, runtime, code_type })
+        }))
     }
 }
 
@@ -65,10 +76,13 @@ impl Interpreter {
 /// stack.
 const EVALUATION: &str = "_PyEval_EvalFrame";
 
+/// Fills a buffer with the memory at an address; `None` when that is not possible.
+type Memory = dyn Fn(u64, &mut [u8]) -> Option<()>;
+
 /// The interpreter of a process.
 pub(super) struct Python {
-    memory: File,
-    version: &'static Version,
+    memory: Box<Memory>,
+    version: Version,
     layout: Layout,
     code_type: u64,
     code: Cache<u64, Rc<Code>>,
@@ -85,17 +99,22 @@ struct Code {
 }
 
 impl Python {
-    /// The interpreter that is mapped `bias` above its file's addresses; `None` when its version
-    /// is not known or the process has ended.
+    /// The interpreter that is mapped `bias` above its file's addresses; `None` when the process
+    /// has ended.
     pub fn new(pid: u32, found: Interpreter, bias: u64) -> Option<Self> {
-        let version = Version::of(found.minor)?;
-        Some(Self {
-            memory: File::open(format!("/proc/{pid}/mem")).ok()?,
-            version,
-            layout: version.layout(found.runtime.wrapping_add(bias)),
+        let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
+        let read = move |address, into: &mut [u8]| memory.read_exact_at(into, address).ok();
+        Some(Self::reading(Box::new(read), found, bias))
+    }
+
+    fn reading(memory: Box<Memory>, found: Interpreter, bias: u64) -> Self {
+        Self {
+            memory,
+            version: found.version,
+            layout: found.version.layout(found.runtime.wrapping_add(bias)),
             code_type: found.code_type.wrapping_add(bias),
             code: Cache::new(CACHED_CODE),
-        })
+        }
     }
 
     /// What the kernel side needs to copy frames.
@@ -118,10 +137,10 @@ impl Python {
     /// `None` for a frame that is no function's.
     fn frame(&mut self, raw: &[u8; FRAME_BYTES]) -> Option<Frame> {
         let version = self.version;
-        if version.owner.is_some_and(|at| raw.get(at) == Some(&OWNED_BY_C)) {
+        if version.owner.is_some_and(|at| raw.get(at).is_some_and(|&by| by >= OWNED_BY_C)) {
             return None;
         }
-        let address = word(raw, version.code)?;
+        let address = word(raw, version.code)? & !TAG_MASK;
         let Some(code) = self.code(address) else {
             return Some(Frame {
                 symbol: None,
@@ -183,7 +202,9 @@ impl Python {
             first_line: first_line as u32 as i32,
             line_table: self.bytes(lines).unwrap_or_default(),
         });
-        self.code.insert(address, Rc::clone(&code));
+        if code.line_table.len() <= MAX_CACHED_LINE_TABLE {
+            self.code.insert(address, Rc::clone(&code));
+        }
         Some(code)
     }
 
@@ -194,7 +215,7 @@ impl Python {
         self.read(address, &mut object)?;
         let length = usize::try_from(word(&object, 16)?).ok()?.min(MAX_CHARACTERS);
         let state = word(&object, STATE)? as u32;
-        // Bits of `PyASCIIObject.state`, as in 3.9 to 3.13: interned 2, kind 3, compact, ascii.
+        // Bits of `PyASCIIObject.state`, as in 3.8 to 3.15: interned 2, kind 3, compact, ascii.
         let (kind, compact, ascii) = ((state >> 2) & 7, (state >> 5) & 1, (state >> 6) & 1);
         if compact == 0 || !matches!(kind, 1 | 2 | 4) {
             return None;
@@ -225,7 +246,7 @@ impl Python {
     }
 
     fn read(&self, address: u64, into: &mut [u8]) -> Option<()> {
-        self.memory.read_exact_at(into, address).ok()
+        (self.memory)(address, into)
     }
 }
 
