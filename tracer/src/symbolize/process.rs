@@ -155,7 +155,8 @@ impl Process {
             }
             match code.module.python(&code.owner.name) {
                 Some(Ok(found)) => {
-                    return Python::new(self.pid, *found, code.bias?).map(Runtime::Python);
+                    let module = &code.owner.name;
+                    return Python::new(self.pid, *found, code.bias?, module).map(Runtime::Python);
                 }
                 Some(Err(reason)) => {
                     return Some(Runtime::Unknown(format!("no Python frames: {reason}")));

@@ -8,7 +8,7 @@ use tracer_ebpf::python::Layout;
 use tracer_ebpf::runtime::END_UNREADABLE;
 
 use super::node::{self, Node};
-use super::python::{self, Python};
+use super::python::Python;
 use super::{RawStack, Resolved};
 use crate::model::{Frame, FrameKind, Stack};
 
@@ -55,7 +55,7 @@ impl Runtime {
             Self::Python(_) | Self::Node(_) if raw.runtime.is_empty() => native,
             Self::Python(python) => {
                 let (frames, truncated) = python.frames(&raw.runtime, raw.runtime_end);
-                let frames = python::merge(native.stack.frames, frames);
+                let frames = python.merge(native.stack.frames, frames);
                 Resolved { stack: Stack { frames, truncated }, cut: false }
             }
             Self::Node(node) => {

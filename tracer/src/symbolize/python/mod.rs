@@ -7,6 +7,8 @@
 //! unknown, never guessed.
 
 mod lines;
+#[cfg(test)]
+mod tests;
 mod versions;
 
 use std::fs::File;
@@ -85,6 +87,8 @@ pub(super) struct Python {
     version: Version,
     layout: Layout,
     code_type: u64,
+    /// The module that it is in.
+    module: String,
     code: Cache<u64, Rc<Code>>,
 }
 
@@ -99,20 +103,21 @@ struct Code {
 }
 
 impl Python {
-    /// The interpreter that is mapped `bias` above its file's addresses; `None` when the process
-    /// has ended.
-    pub fn new(pid: u32, found: Interpreter, bias: u64) -> Option<Self> {
+    /// The interpreter that is mapped `bias` above its file's addresses as this module; `None` when
+    /// the process has ended.
+    pub fn new(pid: u32, found: Interpreter, bias: u64, module: &str) -> Option<Self> {
         let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
         let read = move |address, into: &mut [u8]| memory.read_exact_at(into, address).ok();
-        Some(Self::reading(Box::new(read), found, bias))
+        Some(Self::reading(Box::new(read), found, bias, module))
     }
 
-    fn reading(memory: Box<Memory>, found: Interpreter, bias: u64) -> Self {
+    fn reading(memory: Box<Memory>, found: Interpreter, bias: u64, module: &str) -> Self {
         Self {
             memory,
             version: found.version,
             layout: found.version.layout(found.runtime.wrapping_add(bias)),
             code_type: found.code_type.wrapping_add(bias),
+            module: module.to_owned(),
             code: Cache::new(CACHED_CODE),
         }
     }
@@ -132,6 +137,11 @@ impl Python {
             _ => None,
         };
         (frames, reason)
+    }
+
+    /// One stack of native frames and these.
+    pub fn merge(&self, native: Vec<Frame>, python: Vec<Frame>) -> Vec<Frame> {
+        merge(native, python, &self.module)
     }
 
     /// `None` for a frame that is no function's.
@@ -250,16 +260,26 @@ impl Python {
     }
 }
 
-/// One stack of both: the native frames down to where the interpreter runs, then Python's.
-pub(super) fn merge(native: Vec<Frame>, python: Vec<Frame>) -> Vec<Frame> {
+/// One stack of both: the native frames down to where the interpreter, which is the module of this
+/// name, runs, then Python's. Where each instruction is a function (builds that call them in tail
+/// position, from 3.14 on) those have no names: then all of the interpreter that is outermost is
+/// taken for its running.
+fn merge(native: Vec<Frame>, python: Vec<Frame>, interpreter: &str) -> Vec<Frame> {
     let is_evaluation = |frame: &Frame| {
         let symbol = frame.symbol.as_ref();
         symbol.is_some_and(|symbol| symbol.function.starts_with(EVALUATION))
     };
-    let mut frames: Vec<Frame> =
-        native.into_iter().take_while(|frame| !is_evaluation(frame)).collect();
-    frames.extend(python);
-    frames
+    let is_interpreter = |frame: &Frame| frame.module.as_deref() == Some(interpreter);
+    let called = match native.iter().position(is_evaluation) {
+        Some(position) => position,
+        None => {
+            let end = native.iter().rposition(is_interpreter).map_or(native.len(), |last| last + 1);
+            let others = native[..end].iter().rposition(|frame| !is_interpreter(frame));
+            // One of it is the function that was called.
+            others.map_or(end, |other| end.min(other + 2))
+        }
+    };
+    native.into_iter().take(called).chain(python).collect()
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u64> {
