@@ -251,6 +251,37 @@ proptest! {
         }
     }
 
+    /// Everything is an object of this length and state.
+    #[test]
+    fn no_string_or_table_is_read_without_bound(
+        version in version(),
+        length in prop_oneof![0u64..4096, (0u32..64).prop_map(|bit| 1 << bit), any::<u64>()],
+        kind in prop::sample::select(vec![0u64, 1, 2, 3, 4, 7]),
+        ascii in any::<bool>(),
+    ) {
+        let read = Rc::new(Cell::new(0));
+        let count = Rc::clone(&read);
+        let memory = move |_address: u64, into: &mut [u8]| {
+            count.set(count.get() + into.len());
+            let state = (kind << 2) | (1 << 5) | (u64::from(ascii) << 6);
+            for (at, word) in [(16, length), (32, state)] {
+                if let Some(into) = into.get_mut(at..at + 8) {
+                    into.copy_from_slice(&word.to_le_bytes());
+                }
+            }
+            Some(())
+        };
+        let found = Interpreter { version, runtime: 0, code_type: 0 };
+        let python = Python::reading(Box::new(memory), found, 0, "python3");
+        let string = python.string(0);
+        prop_assert!(string.is_none_or(|string| string.chars().count() as u64 <= length));
+        prop_assert!(read.get() <= 40 + 4 * MAX_CHARACTERS, "{} bytes", read.get());
+        read.set(0);
+        let bytes = python.bytes(0);
+        prop_assert!(bytes.is_none_or(|bytes| bytes.len() as u64 == length));
+        prop_assert!(read.get() <= 24 + MAX_LINE_TABLE, "{} bytes", read.get());
+    }
+
     #[test]
     fn any_bytes_are_a_table(minor in any::<u8>(), bytes in prop::collection::vec(any::<u8>(), 0..TABLE_BYTES)) {
         let mut table = table(minor);
