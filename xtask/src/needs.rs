@@ -132,6 +132,10 @@ pub const CORPUS: &[Need] = &[
         why: "what HikariCP logs with",
         probe: Probe::AnyOf(&["/usr/share/java/slf4j-nop.jar"]),
     },
+];
+
+/// Clients in languages whose interpreter is all that they need.
+pub const SCRIPTS: &[Need] = &[
     Need { debian: "php-cli", why: "PHP clients", probe: Probe::Program("php") },
     Need {
         debian: "php-pgsql",

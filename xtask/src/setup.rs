@@ -224,6 +224,7 @@ fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
             needs::DEMO,
             needs::CLIENTS,
             needs::MYSQL,
+            needs::SCRIPTS,
             needs::TLS,
             needs::NETWORK,
         ],
@@ -235,6 +236,7 @@ fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
             needs::CLIENTS,
             needs::TLS,
             needs::CORPUS,
+            needs::SCRIPTS,
         ],
         Group::Vm => &[needs::SERVER, needs::VM],
     };

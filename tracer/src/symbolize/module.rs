@@ -17,6 +17,7 @@ use memmap2::Mmap;
 
 use super::cfi;
 use super::node::Engine;
+use super::php;
 use super::python::Interpreter;
 use crate::binary::FileId;
 use crate::binary::elf::{self, Segment};
@@ -97,6 +98,7 @@ pub(super) struct Module {
     go_table: OnceCell<Option<GoTable<Bytes>>>,
     python: OnceCell<Option<Result<Interpreter, String>>>,
     node: OnceCell<Option<Result<Rc<Engine>, String>>>,
+    php: OnceCell<Option<Result<php::Engine, String>>>,
 }
 
 impl Module {
@@ -133,6 +135,7 @@ impl Module {
             go_table: OnceCell::new(),
             python: OnceCell::new(),
             node: OnceCell::new(),
+            php: OnceCell::new(),
         })
     }
 
@@ -168,6 +171,12 @@ impl Module {
             Some(Engine::find(&elf)?.map(Rc::new))
         };
         self.node.get_or_init(find).as_ref()
+    }
+
+    /// The engine of PHP in this file, or why it is not understood. Looked for once.
+    pub fn php(&self) -> Option<&Result<php::Engine, String>> {
+        let find = || php::Engine::find(&elf::Elf::parse(&self.bytes).ok()?);
+        self.php.get_or_init(find).as_ref()
     }
 
     /// Whether debug information may be looked for: always in the file itself, in files it

@@ -16,15 +16,18 @@ use super::module::Module;
 use super::node::Node;
 use super::owner::{self, NativeModule, Role};
 use super::perf_map::PerfMap;
+use super::php::Php;
 use super::python::Python;
 use super::runtime::Runtime;
 use super::unwind::{End, Unwinder, Walk};
-use super::{Losses, RawStack};
+use super::{Losses, RawStack, unread};
 
 /// Bytes read of `/proc/PID/maps`: some 100 per mapping.
 const MAX_MAPS_BYTES: u64 = 16 << 20;
 /// Bytes read of `/proc/PID/status` and `stat`.
 const MAX_STATUS_BYTES: u64 = 64 << 10;
+/// Bytes read of `/proc/PID/cmdline`.
+const MAX_CMDLINE_BYTES: u64 = 64 << 10;
 
 /// Files that code is mapped from, kept open per process.
 const MAX_MODULES: usize = 1024;
@@ -163,17 +166,22 @@ impl Process {
                 }
                 None => {}
             }
+            match code.module.php() {
+                Some(Ok(found)) => return Php::new(self.pid, *found, code.bias?).map(Runtime::Php),
+                Some(Err(reason)) => {
+                    return Some(Runtime::Unknown(format!("no PHP frames: {reason}")));
+                }
+                None => {}
+            }
             match code.module.node()? {
                 Ok(engine) => Node::new(self.pid, Rc::clone(engine), code.bias?).map(Runtime::Node),
                 Err(reason) => Some(Runtime::Unknown(format!("no JavaScript frames: {reason}"))),
             }
         });
-        let mut files = self.code.iter().flatten().map(|code| code.owner.name.as_str());
         found.or_else(|| {
-            files.any(|name| matches!(name, "node" | "nodejs")).then(|| {
-                let reason = "no JavaScript frames: this build of V8 does not say where they are";
-                Runtime::Unknown(reason.to_owned())
-            })
+            let arguments = read(&format!("/proc/{}/cmdline", self.pid), MAX_CMDLINE_BYTES);
+            let files = self.code.iter().flatten().map(|code| code.owner.name.as_str());
+            unread::reason(self.pid, &arguments.unwrap_or_default(), files).map(Runtime::Unknown)
         })
     }
 

@@ -8,6 +8,7 @@ use tracer_ebpf::python::Layout;
 use tracer_ebpf::runtime::END_UNREADABLE;
 
 use super::node::{self, Node};
+use super::php::{self, Php};
 use super::python::Python;
 use super::{RawStack, Resolved};
 use crate::model::{Frame, FrameKind, Stack};
@@ -15,14 +16,15 @@ use crate::model::{Frame, FrameKind, Stack};
 /// What the kernel side needs to copy the frames of a process's runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuntimeFrames {
-    /// Where the interpreter keeps them.
-    Python(Layout),
+    /// Where the interpreter of Python or PHP keeps them.
+    Interpreter(Layout),
     Node,
 }
 
 /// The runtime of a process.
 pub(super) enum Runtime {
     Python(Python),
+    Php(Php),
     Node(Node),
     /// Its frames are not understood, for this reason.
     Unknown(String),
@@ -32,7 +34,8 @@ impl Runtime {
     /// What the kernel side is to copy.
     pub fn frames(&self) -> Option<RuntimeFrames> {
         match self {
-            Self::Python(python) => Some(RuntimeFrames::Python(python.layout())),
+            Self::Python(python) => Some(RuntimeFrames::Interpreter(python.layout())),
+            Self::Php(php) => Some(RuntimeFrames::Interpreter(php.layout())),
             Self::Node(_) => Some(RuntimeFrames::Node),
             Self::Unknown(_) => None,
         }
@@ -52,10 +55,15 @@ impl Runtime {
             Self::Node(_) if raw.runtime.is_empty() && raw.runtime_end == END_UNREADABLE => {
                 unless_named(native, "no JavaScript frames: there are no frame pointers")
             }
-            Self::Python(_) | Self::Node(_) if raw.runtime.is_empty() => native,
+            Self::Python(_) | Self::Php(_) | Self::Node(_) if raw.runtime.is_empty() => native,
             Self::Python(python) => {
                 let (frames, truncated) = python.frames(&raw.runtime, raw.runtime_end);
                 let frames = python.merge(native.stack.frames, frames);
+                Resolved { stack: Stack { frames, truncated }, cut: false }
+            }
+            Self::Php(php) => {
+                let (frames, truncated) = php.frames(&raw.runtime, raw.runtime_end);
+                let frames = php::merge(native.stack.frames, frames);
                 Resolved { stack: Stack { frames, truncated }, cut: false }
             }
             Self::Node(node) => {

@@ -1,8 +1,17 @@
 //! Stacks of Python that are harder to tell: which function, which file and which line, in the
 //! versions of Python that are installed here. No flags, no restart.
 
-use crate::common::client::{Kind, leak_line_in};
-use crate::{FOUND, NOTHING_FOUND, Seen, watch};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use tracer::binary::elf::Elf;
+use xtask::clients;
+
+use crate::common::client::{Client, Kind, leak_line_in, python_at};
+use crate::common::server;
+use crate::{FOUND, NOTHING_FOUND, Seen, watch, watch_client};
 
 const SOURCE: &str = "python/with_frames.py";
 const NAMED: &str = "python/größe/läck.py";
@@ -100,4 +109,66 @@ fn what_is_done_right_is_not_reported_in_3_9() {
 #[test]
 fn what_is_done_right_is_not_reported_in_3_14() {
     none_is_reported(Kind::PythonAt(14, "frames"));
+}
+
+/// A copy of Python 3.15's program beside it, changed.
+struct Changed(PathBuf);
+
+impl Changed {
+    const MINOR: u8 = 15;
+
+    /// `name` is its own; behind what this name refers to, bytes become these.
+    fn new(name: &str, symbol: &str, skipped: u64, new: &[u8]) -> Self {
+        let directory = clients::python_root(Self::MINOR).join("usr/bin");
+        let mut program = fs::read(directory.join("python3.15")).expect("it is installed");
+        let elf = Elf::parse(&program).expect("a program");
+        let at = elf.exported(symbol).expect("it is exported") + skipped;
+        let offset = elf.file_offset(at).expect("it is in the file");
+        let place = usize::try_from(offset).expect("it is in memory");
+        program[place..place + new.len()].copy_from_slice(new);
+        let path = directory.join(name);
+        fs::write(&path, program).expect("written");
+        let executable = Permissions::from_mode(0o755);
+        fs::set_permissions(&path, executable).expect("it is ours");
+        Self(path)
+    }
+
+    fn command(&self) -> Command {
+        let name = self.0.file_name().expect("it has one").to_string_lossy();
+        python_at(Self::MINOR, &format!("/usr/bin/{name}"), "frames")
+    }
+}
+
+impl Drop for Changed {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.0));
+    }
+}
+
+/// The leak is found without a function, and every stack says why.
+fn is_found_without_a_function(python: &Changed, why: &str) {
+    let server = server();
+    let client = Client::spawn(python.command().envs(server.environment()));
+    let seen = watch_client(&server, client, &["leak_alone method 3"]);
+    let whole = &seen.report.0;
+    let finding = seen.report.only_accusation();
+    let said = (finding.verdict(), finding.certainty(), finding.count(), finding.function());
+    assert_eq!(said, ("idle in transaction", "proven", 3, None), "{whole:#}");
+    for stack in finding.0["stacks"].as_array().expect("a list") {
+        assert_eq!(stack["truncated"], why, "{whole:#}");
+    }
+}
+
+#[test]
+fn an_unknown_version_is_said_to_be_one() {
+    let python = Changed::new("python3.99", "Py_Version", 2, &[99]);
+    is_found_without_a_function(&python, "no Python frames: Python 3.99 is not known yet");
+}
+
+#[test]
+fn a_free_threaded_build_is_said_to_be_one() {
+    // `_Py_DebugOffsets.free_threaded`
+    let python = Changed::new("python3.15t", "_PyRuntime", 16, &[1]);
+    let why = "no Python frames: a free-threaded build of Python 3.15 is not understood";
+    is_found_without_a_function(&python, why);
 }

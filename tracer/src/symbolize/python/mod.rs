@@ -11,8 +11,6 @@ mod lines;
 mod tests;
 mod versions;
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 
 use tracer_ebpf::python::Layout;
@@ -20,6 +18,7 @@ use tracer_ebpf::runtime::{END_NO_THREAD, END_TOO_DEEP, END_UNREADABLE, FRAME_BY
 
 use self::versions::{Instruction, OWNED_BY_C, TAG_MASK, Version};
 use super::cache::Cache;
+use super::memory::{self, Memory, word};
 use super::owner;
 use crate::binary::elf::Elf;
 use crate::model::{Frame, FrameKind, Symbol};
@@ -78,9 +77,6 @@ impl Interpreter {
 /// stack.
 const EVALUATION: &str = "_PyEval_EvalFrame";
 
-/// Fills a buffer with the memory at an address; `None` when that is not possible.
-type Memory = dyn Fn(u64, &mut [u8]) -> Option<()>;
-
 /// The interpreter of a process.
 pub(super) struct Python {
     memory: Box<Memory>,
@@ -106,9 +102,7 @@ impl Python {
     /// The interpreter that is mapped `bias` above its file's addresses as this module; `None` when
     /// the process has ended.
     pub fn new(pid: u32, found: Interpreter, bias: u64, module: &str) -> Option<Self> {
-        let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
-        let read = move |address, into: &mut [u8]| memory.read_exact_at(into, address).ok();
-        Some(Self::reading(Box::new(read), found, bias, module))
+        Some(Self::reading(memory::of(pid)?, found, bias, module))
     }
 
     fn reading(memory: Box<Memory>, found: Interpreter, bias: u64, module: &str) -> Self {
@@ -280,9 +274,4 @@ fn merge(native: Vec<Frame>, python: Vec<Frame>, interpreter: &str) -> Vec<Frame
         }
     };
     native.into_iter().take(called).chain(python).collect()
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u64> {
-    let bytes = bytes.get(at..)?.first_chunk()?;
-    Some(u64::from_le_bytes(*bytes))
 }

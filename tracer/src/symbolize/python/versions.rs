@@ -10,7 +10,8 @@
 use tracer_ebpf::python::{Layout, NO_CFRAME};
 use tracer_ebpf::runtime::FRAME_BYTES;
 
-use super::{CODE_BYTES, word};
+use super::CODE_BYTES;
+use crate::symbolize::memory::word;
 
 /// How a version of CPython writes which instruction is on which line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
