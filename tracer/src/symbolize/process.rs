@@ -151,6 +151,11 @@ impl Process {
 
     /// The runtime among the files.
     fn find_runtime(&self) -> Option<Runtime> {
+        let arguments =
+            || read(&format!("/proc/{}/cmdline", self.pid), MAX_CMDLINE_BYTES).unwrap_or_default();
+        let unread = |language, why: &str| {
+            Some(Runtime::Unknown(unread::words(self.pid, &arguments(), language, why)))
+        };
         let found = self.code.iter().flatten().find_map(|code| {
             // Of its own, or within a program that embeds it.
             if !matches!(code.owner.role(), Role::Runtime | Role::Program) {
@@ -161,16 +166,12 @@ impl Process {
                     let module = &code.owner.name;
                     return Python::new(self.pid, *found, code.bias?, module).map(Runtime::Python);
                 }
-                Some(Err(reason)) => {
-                    return Some(Runtime::Unknown(format!("no Python frames: {reason}")));
-                }
+                Some(Err(reason)) => return unread("Python", reason),
                 None => {}
             }
             match code.module.php() {
                 Some(Ok(found)) => return Php::new(self.pid, *found, code.bias?).map(Runtime::Php),
-                Some(Err(reason)) => {
-                    return Some(Runtime::Unknown(format!("no PHP frames: {reason}")));
-                }
+                Some(Err(reason)) => return unread("PHP", reason),
                 None => {}
             }
             match code.module.node()? {
@@ -179,9 +180,8 @@ impl Process {
             }
         });
         found.or_else(|| {
-            let arguments = read(&format!("/proc/{}/cmdline", self.pid), MAX_CMDLINE_BYTES);
             let files = self.code.iter().flatten().map(|code| code.owner.name.as_str());
-            unread::reason(self.pid, &arguments.unwrap_or_default(), files).map(Runtime::Unknown)
+            unread::reason(self.pid, &arguments(), files).map(Runtime::Unknown)
         })
     }
 

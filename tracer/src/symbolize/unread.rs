@@ -28,8 +28,13 @@ pub(super) fn reason<'a>(
         Runtime::Ruby => Some(("Ruby", "its functions and lines are not read")),
         _ => None,
     })?;
+    Some(words(pid, arguments, language, why))
+}
+
+/// That a process with these arguments has no frames of this language, why, and what it runs.
+pub(super) fn words(pid: u32, arguments: &[u8], language: &str, why: &str) -> String {
     let script = script(pid, arguments).map(|script| format!("; the script is {script}"));
-    Some(format!("no {language} frames: {why}{}", script.unwrap_or_default()))
+    format!("no {language} frames: {why}{}", script.unwrap_or_default())
 }
 
 /// The main script of a process with these arguments, as `/proc/PID/cmdline` has them: the first

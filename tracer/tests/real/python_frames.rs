@@ -111,6 +111,31 @@ fn what_is_done_right_is_not_reported_in_3_14() {
     none_is_reported(Kind::PythonAt(14, "frames"));
 }
 
+/// A task that awaits its driver is found by its own line.
+fn an_awaiting_task_is_found(python: Kind, source: &str) {
+    let seen = watch(python, &["leak_alone transaction 3"]);
+    let whole = &seen.report.0;
+    let finding = seen.report.only_accusation();
+    let said = (finding.verdict(), finding.certainty(), finding.count(), finding.function());
+    let wanted = ("idle in transaction", "proven", 3, Some("transaction"));
+    assert_eq!(said, wanted, "{whole:#}");
+    assert!(finding.file().is_some_and(|file| file.ends_with(source)), "{whole:#}");
+    assert_eq!(finding.line(), Some(leak_line_in(source, "transaction")), "{whole:#}");
+}
+
+#[test]
+fn a_task_on_asyncpg_is_found() {
+    for minor in [9, 14] {
+        an_awaiting_task_is_found(Kind::PythonAt(minor, "asyncpg"), "python/with_asyncpg.py");
+    }
+}
+
+#[test]
+fn a_task_whose_driver_runs_in_a_greenlet_is_found() {
+    let python = Kind::PythonWith("sqlalchemy_asyncpg", &[]);
+    an_awaiting_task_is_found(python, "python/with_sqlalchemy_asyncpg.py");
+}
+
 /// A copy of Python 3.15's program beside it, changed.
 struct Changed(PathBuf);
 
@@ -154,6 +179,7 @@ fn is_found_without_a_function(python: &Changed, why: &str) {
     let finding = seen.report.only_accusation();
     let said = (finding.verdict(), finding.certainty(), finding.count(), finding.function());
     assert_eq!(said, ("idle in transaction", "proven", 3, None), "{whole:#}");
+    let why = format!("no Python frames: {why}; the script is /clients/python/main.py");
     for stack in finding.0["stacks"].as_array().expect("a list") {
         assert_eq!(stack["truncated"], why, "{whole:#}");
     }
@@ -162,13 +188,13 @@ fn is_found_without_a_function(python: &Changed, why: &str) {
 #[test]
 fn an_unknown_version_is_said_to_be_one() {
     let python = Changed::new("python3.99", "Py_Version", 2, &[99]);
-    is_found_without_a_function(&python, "no Python frames: Python 3.99 is not known yet");
+    is_found_without_a_function(&python, "Python 3.99 is not known yet");
 }
 
 #[test]
 fn a_free_threaded_build_is_said_to_be_one() {
     // `_Py_DebugOffsets.free_threaded`
     let python = Changed::new("python3.15t", "_PyRuntime", 16, &[1]);
-    let why = "no Python frames: a free-threaded build of Python 3.15 is not understood";
+    let why = "a free-threaded build of Python 3.15 is not understood";
     is_found_without_a_function(&python, why);
 }
