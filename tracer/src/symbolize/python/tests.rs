@@ -82,34 +82,73 @@ fn copied(memory: &Pieces, layout: &Layout, thread_id: u64) -> Option<Vec<[u8; F
     Some(frames)
 }
 
+/// A record's interpreter, and the frames of the thread that waits in it.
+fn replayed(record: &str) -> (Recorded, Python, Vec<[u8; FRAME_BYTES]>) {
+    let recorded: Recorded = serde_json::from_str(record).expect("a record");
+    let version = Version::of(recorded.minor, &[]).expect("known");
+    let found = Interpreter { version, runtime: recorded.runtime, code_type: recorded.code_type };
+    let memory = Pieces::of(&recorded);
+    let reader = memory.clone();
+    let read = move |address, into: &mut [u8]| reader.read(address, into);
+    let python = Python::reading(Box::new(read), found, 0, "python3");
+    let raw = copied(&memory, &python.layout(), recorded.thread).expect("the thread is there");
+    (recorded, python, raw)
+}
+
+/// Function, file and line of each.
+fn named(frames: Vec<Frame>) -> Vec<(String, String, u32)> {
+    let symbols = frames.into_iter().map(|frame| frame.symbol.expect("named"));
+    let whole = symbols
+        .map(|symbol| (symbol.function, symbol.file.expect("known"), symbol.line.expect("known")));
+    whole.collect()
+}
+
+const RECORDED_3_12: &str = include_str!("recorded/3.12.json");
+
 #[test]
 fn what_was_recorded_is_named_as_the_interpreter_names_it() {
-    let records = [
-        include_str!("recorded/3.8.json"),
-        include_str!("recorded/3.10.json"),
-        include_str!("recorded/3.12.json"),
-    ];
-    for record in records {
-        let recorded: Recorded = serde_json::from_str(record).expect("a record");
-        let version = Version::of(recorded.minor, &[]).expect("known");
-        let found =
-            Interpreter { version, runtime: recorded.runtime, code_type: recorded.code_type };
-        let memory = Pieces::of(&recorded);
-        let reader = memory.clone();
-        let read = move |address, into: &mut [u8]| reader.read(address, into);
-        let mut python = Python::reading(Box::new(read), found, 0, "python3");
-        let raw = copied(&memory, &python.layout(), recorded.thread).expect("the thread is there");
+    let older = [include_str!("recorded/3.8.json"), include_str!("recorded/3.10.json")];
+    for record in older.into_iter().chain([RECORDED_3_12]) {
+        let (recorded, mut python, raw) = replayed(record);
         let (frames, reason) = python.frames(&raw, END_WHOLE);
-        let said: Vec<_> = frames
-            .into_iter()
-            .map(|frame| frame.symbol.expect("named"))
-            .map(|symbol| {
-                (symbol.function, symbol.file.expect("known"), symbol.line.expect("known"))
-            })
-            .collect();
-        assert_eq!(said, recorded.frames, "3.{}", recorded.minor);
+        assert_eq!(named(frames), recorded.frames, "3.{}", recorded.minor);
         assert_eq!(reason, None);
     }
+}
+
+#[test]
+fn a_reference_may_be_tagged() {
+    let (recorded, mut python, mut raw) = replayed(RECORDED_3_12);
+    for (tag, frame) in raw.iter_mut().enumerate() {
+        // `f_executable` is first.
+        frame[0] |= tag as u8 & 3;
+    }
+    assert_eq!(named(python.frames(&raw, END_WHOLE).0), recorded.frames);
+}
+
+#[test]
+fn a_code_object_is_read_again_where_another_took_its_place() {
+    let (recorded, python, raw) = replayed(RECORDED_3_12);
+    let Python { memory, version, layout, code_type, .. } = python;
+    let found = Interpreter { version, runtime: layout.runtime, code_type };
+    let first_line = word(&raw[0], version.code).expect("there") + version.first_line as u64;
+    let moved = Rc::new(Cell::new(0));
+    let by = Rc::clone(&moved);
+    let read = move |address: u64, into: &mut [u8]| {
+        memory(address, into)?;
+        if let Some(at) = first_line.checked_sub(address)
+            && let Some(byte) = usize::try_from(at).ok().and_then(|at| into.get_mut(at))
+        {
+            *byte += by.get();
+        }
+        Some(())
+    };
+    let mut python = Python::reading(Box::new(read), found, 0, "python3");
+    let mut line = || named(python.frames(&raw[..1], END_WHOLE).0)[0].2;
+    let known = recorded.frames[0].2;
+    assert_eq!((line(), line()), (known, known));
+    moved.set(5);
+    assert_eq!(line(), known + 5);
 }
 
 /// A table as an interpreter of this version begins with, in which everything is zero.
