@@ -27,26 +27,35 @@ const LIBRARIES: [&str; 5] = ["libc6", "libgcc-s1", "libexpat1", "libuuid1", "zl
 /// Fetches those that are not there yet; says so for each. An error is [`Unavailable`] where the
 /// mirror does not give one.
 pub fn ensure() -> Result<()> {
-    for release in &RELEASES {
-        let mut apt = None;
-        for &minor in release.minors {
-            let fetched = clients::install_python_root(minor, |root| {
-                println!("setup: fetching Python 3.{minor} from {}", release.suite);
-                let apt = match &mut apt {
-                    Some(apt) => apt,
-                    none => none.insert(lists(release)?),
-                };
-                let parts = ["python3.N-minimal", "libpython3.N-minimal", "libpython3.N-stdlib"];
-                let parts = parts.map(|part| part.replace('N', &minor.to_string()));
-                let libraries = LIBRARIES.iter().chain(release.libraries);
-                let libraries = libraries.map(|&library| library.to_owned());
-                apt.unpack(&libraries.chain(parts).collect::<Vec<_>>(), root)
-            });
-            fetched.map_err(|error| Unavailable::Download {
-                what: "another version of Python",
-                why: format!("{error:#}"),
-            })?;
-        }
+    // The mirror takes its time, so all at once.
+    std::thread::scope(|scope| {
+        let fetches = RELEASES.each_ref().map(|release| scope.spawn(|| fetch(release)));
+        fetches.into_iter().try_for_each(|fetch| match fetch.join() {
+            Ok(fetched) => fetched.map_err(|error| {
+                let (what, why) = ("another version of Python", format!("{error:#}"));
+                Unavailable::Download { what, why }.into()
+            }),
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
+}
+
+/// Those of a release.
+fn fetch(release: &Release) -> Result<()> {
+    let mut apt = None;
+    for &minor in release.minors {
+        clients::install_python_root(minor, |root| {
+            println!("setup: fetching Python 3.{minor} from {}", release.suite);
+            let apt = match &mut apt {
+                Some(apt) => apt,
+                none => none.insert(lists(release)?),
+            };
+            let parts = ["python3.N-minimal", "libpython3.N-minimal", "libpython3.N-stdlib"];
+            let parts = parts.map(|part| part.replace('N', &minor.to_string()));
+            let libraries = LIBRARIES.iter().chain(release.libraries);
+            let libraries = libraries.map(|&library| library.to_owned());
+            apt.unpack(&libraries.chain(parts).collect::<Vec<_>>(), root)
+        })?;
     }
     Ok(())
 }

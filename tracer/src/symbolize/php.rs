@@ -196,7 +196,7 @@ impl Php {
         }
         let mut line = [0; 4];
         self.read(instruction.wrapping_add(LINE), &mut line)?;
-        Some(Some(u32::from_le_bytes(line)))
+        Some(Some(u32::from_le_bytes(line)).filter(|&line| line > 0))
     }
 
     /// A `zend_string`.
