@@ -1,4 +1,5 @@
-//! The frames of CPython's interpreter: where they are in a process, and how they are copied.
+//! The frames of CPython's interpreter, and of others that keep theirs in the same way (PHP's): where
+//! they are in a process, and how they are copied.
 //!
 //! May import nothing. Since Python 3.11 calls between Python functions are no calls of the native
 //! stack, and an interpreter frame is used again as soon as its function returns, so frames are
@@ -11,6 +12,9 @@ pub const MAX_THREADS: usize = 64;
 
 /// In place of [`Layout::cframe`] where threads refer to their frame directly.
 pub const NO_CFRAME: u32 = u32::MAX;
+
+/// In place of [`Layout::threads`] where one frame runs, and [`Layout::runtime`] is where it is kept.
+pub const NO_THREADS: u32 = u32::MAX;
 
 /// Where a process keeps its threads and frames; offsets in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

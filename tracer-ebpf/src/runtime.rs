@@ -13,7 +13,7 @@ pub const MAX_FRAMES: usize = 64;
 
 /// The process has no runtime whose frames are copied.
 pub const NONE: u32 = 0;
-/// CPython: the interpreter's chain of frames, see [`python`](crate::python).
+/// CPython and PHP: the interpreter's chain of frames, see [`python`](crate::python).
 pub const PYTHON: u32 = 1;
 /// V8 as Node.js has it: the chain of frame pointers, see [`node`](crate::node).
 pub const NODE: u32 = 2;

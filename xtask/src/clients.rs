@@ -53,6 +53,53 @@ pub fn older_python_packages() -> PathBuf {
     python_dir().join("older")
 }
 
+/// Versions of Python besides that of [`python`]: 3.N with the clients beside it, each with
+/// Debian's system of its time around it.
+pub const PYTHONS: [u8; 4] = [9, 13, 14, 15];
+
+/// The root directory of Python 3.`minor`'s system.
+#[must_use]
+pub fn python_root(minor: u8) -> PathBuf {
+    workspace::target().join(format!("clients/python-3.{minor}"))
+}
+
+/// Where in such a system the clients' programs are seen, and their packages are installed.
+pub const PYTHON_ROOT_SOURCES: &str = "/clients";
+pub const PYTHON_ROOT_PACKAGES: &str = "/packages";
+
+/// The pins of the packages for Python 3.`minor`.
+#[must_use]
+pub fn python_pins(minor: u8) -> PathBuf {
+    let name = if minor < 10 { "requirements-3.9.txt" } else { "requirements-3.13.txt" };
+    sources().join("python").join(name)
+}
+
+/// Fills the root directory of Python 3.`minor`'s system unless it is there; `unpack` puts the
+/// system in it. Says whether it did.
+///
+/// # Errors
+/// When that or pip fails or a file cannot be written.
+pub fn install_python_root(minor: u8, unpack: impl FnOnce(&Path) -> Result<()>) -> Result<bool> {
+    let pins = python_pins(minor);
+    install(&python_root(minor), std::slice::from_ref(&pins), |root| {
+        unpack(root)?;
+        let within = |path: &str| root.join(path.trim_start_matches('/'));
+        fs::create_dir(within(PYTHON_ROOT_SOURCES))?;
+        // A system has these; of packages of releases that have merged them with those in `usr`,
+        // the installer makes them.
+        for directory in ["lib", "lib64"] {
+            if !root.join(directory).exists() {
+                std::os::unix::fs::symlink(format!("usr/{directory}"), root.join(directory))?;
+            }
+        }
+        let mut pip = Command::new(python());
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]);
+        pip.arg("--python-version").arg(format!("3.{minor}")).args(["--implementation", "cp"]);
+        pip.arg("--target").arg(within(PYTHON_ROOT_PACKAGES)).arg("--requirement").arg(&pins);
+        sh::run(&mut pip)
+    })
+}
+
 /// Installs the npm packages unless they are there; says whether it did.
 ///
 /// # Errors

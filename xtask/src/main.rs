@@ -10,6 +10,7 @@ mod corpus;
 mod demo;
 mod go;
 mod needs;
+mod pythons;
 mod run;
 mod setup;
 mod test;

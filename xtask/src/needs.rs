@@ -145,8 +145,8 @@ pub const JAVA: &[Need] = &[
     },
 ];
 
-/// The clients of the whole corpus beyond those.
-pub const CORPUS: &[Need] = &[
+/// Clients in languages whose interpreter is all that they need.
+pub const SCRIPTS: &[Need] = &[
     Need { debian: "php-cli", why: "PHP clients", probe: Probe::Program("php") },
     Need {
         debian: "php-pgsql",

@@ -15,6 +15,7 @@ use xtask::{clients, mysql, postgres, sh, workspace};
 
 use crate::go;
 use crate::needs::{self, Need, Probe};
+use crate::pythons;
 use crate::toolchain::{self, Compiler};
 
 /// Find or install everything that building and testing need
@@ -202,6 +203,9 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
     if groups.contains(&Group::Binaries) {
         go::ensure()?;
     }
+    if real {
+        pythons::ensure()?;
+    }
     Ok(())
 }
 
@@ -229,6 +233,7 @@ fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
             needs::CLIENTS,
             needs::JAVA,
             needs::MYSQL,
+            needs::SCRIPTS,
             needs::TLS,
             needs::NETWORK,
         ],
@@ -240,7 +245,8 @@ fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
             needs::CLIENTS,
             needs::TLS,
             needs::JAVA,
-            needs::CORPUS,
+            needs::MYSQL,
+            needs::SCRIPTS,
         ],
         Group::Vm => &[needs::SERVER, needs::VM],
     };

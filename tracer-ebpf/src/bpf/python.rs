@@ -5,7 +5,7 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_user};
 use tracer_ebpf::{
-    python::{Layout, MAX_THREADS, NO_CFRAME},
+    python::{Layout, MAX_THREADS, NO_CFRAME, NO_THREADS},
     runtime::{
         END_NO_THREAD, END_NONE, END_TOO_DEEP, END_UNREADABLE, END_WHOLE, FRAME_BYTES, MAX_FRAMES,
     },
@@ -38,6 +38,9 @@ pub unsafe fn copy(header: *mut StackHeader, frames: *mut u8, site: &Site) -> u3
 /// The innermost frame of the current thread.
 #[inline(always)]
 fn first(layout: &Layout) -> Option<u64> {
+    if layout.threads == NO_THREADS {
+        return user::<u64>(layout.runtime);
+    }
     let offset = CONFIG.get(0)?.off.task_fsbase;
     if offset == 0 {
         return None;

@@ -93,8 +93,11 @@ pub fn is_interpreter(name: &[u8]) -> bool {
 
 impl Signs {
     fn is_program(&self, name: &str) -> bool {
-        let stem = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-        self.programs.contains(&stem)
+        let is_version = |c: char| c.is_ascii_digit() || c == '.';
+        // `python3.14t`: a build without the lock, `python3.14d`: one for debugging.
+        let plain = name.trim_end_matches(['t', 'd']);
+        let versioned = if plain.ends_with(is_version) { plain } else { name };
+        self.programs.contains(&versioned.trim_end_matches(is_version))
     }
 
     fn is_library(&self, name: &[u8]) -> bool {
@@ -116,6 +119,8 @@ mod tests {
     fn programs_are_known_by_name_and_version() {
         for (name, runtime) in [
             ("python3.11", Some(Python)),
+            ("python3.14t", Some(Python)),
+            ("pythont", None),
             ("php-fpm8.2", Some(Php)),
             ("nodejs", Some(Node)),
             ("node_exporter", None),

@@ -464,8 +464,10 @@ impl Ingest {
     /// From now on the frames of a process's runtime are copied with its stacks.
     pub fn copy_runtime(&mut self, pid: u32, frames: RuntimeFrames) -> bool {
         let kind = match frames {
-            RuntimeFrames::Python(layout) if !self.kernel.set_python(pid, layout) => return false,
-            RuntimeFrames::Python(_) => runtime::PYTHON,
+            RuntimeFrames::Interpreter(layout) if !self.kernel.set_python(pid, layout) => {
+                return false;
+            }
+            RuntimeFrames::Interpreter(_) => runtime::PYTHON,
             RuntimeFrames::Node => runtime::NODE,
             RuntimeFrames::Java { buffered } => {
                 let present = self.kernel.process(pid).unwrap_or_default().stack_class;

@@ -158,7 +158,9 @@ impl Page<'_> {
     /// The line at fault and its callers.
     fn blame(&mut self, finding: &FindingRow) -> io::Result<()> {
         let Some(blame) = &finding.blame else {
-            return self.line("code", "unknown: no application frame on a stack");
+            self.line("code", "unknown: no application frame on a stack")?;
+            let why = finding.stacks.iter().find_map(|stack| stack.truncated.as_deref());
+            return why.map_or(Ok(()), |why| self.paragraph("", why));
         };
         let label = match blame.event {
             StackEvent::Acquire => "taken by",

@@ -107,7 +107,7 @@ impl Session {
         let pools = self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
         self.prepare_stacks(pid, &pools);
         let runtime = self.proc.runtime(Pid(pid), self.programs.runtime(pid));
-        if matches!(runtime, Some(Runtime::Python | Runtime::Node | Runtime::Java))
+        if matches!(runtime, Some(Runtime::Python | Runtime::Php | Runtime::Node | Runtime::Java))
             && self.symbolizer.observe(pid).is_ok()
             && !self.copy_runtime(pid)
         {

@@ -8,22 +8,25 @@
 //!
 //! Stages: `unwind` (registers and bytes to addresses), then by what is mapped there
 //! [`binary::pclntab`](crate::binary::pclntab) (Go), `native` (other ELF) or `perf_map` with `generated` (code made at run time), then
-//! `owner`; `runtime` puts in what `python` and `node` name. Java's frames, which only `hotspot` can
-//! step over, are named while the stack is walked.
+//! `owner`; `runtime` puts in what `python`, `node` and `php` name. Java's frames, which only `hotspot`
+//! can step over, are named while the stack is walked.
 
 mod cache;
 mod cfi;
 mod generated;
 mod hotspot;
 mod maps;
+mod memory;
 mod module;
 mod native;
 mod node;
 mod owner;
 mod perf_map;
+mod php;
 mod process;
 mod python;
 mod runtime;
+mod unread;
 mod unwind;
 
 use std::collections::{BTreeSet, HashMap};

@@ -18,6 +18,7 @@ use memmap2::Mmap;
 use super::cfi;
 use super::hotspot::Machine;
 use super::node::Engine;
+use super::php;
 use super::python::Interpreter;
 use crate::binary::FileId;
 use crate::binary::elf::{self, Segment};
@@ -96,9 +97,10 @@ pub(super) struct Module {
     changed: Cell<bool>,
     unwind_bounded: OnceCell<bool>,
     go_table: OnceCell<Option<GoTable<Bytes>>>,
-    python: OnceCell<Option<Interpreter>>,
+    python: OnceCell<Option<Result<Interpreter, String>>>,
     node: OnceCell<Option<Result<Rc<Engine>, String>>>,
     java: OnceCell<Option<Machine>>,
+    php: OnceCell<Option<Result<php::Engine, String>>>,
 }
 
 impl Module {
@@ -136,6 +138,7 @@ impl Module {
             python: OnceCell::new(),
             node: OnceCell::new(),
             java: OnceCell::new(),
+            php: OnceCell::new(),
         })
     }
 
@@ -154,12 +157,14 @@ impl Module {
         self.go_table.get_or_init(|| GoTable::parse(self.bytes.clone()).ok()).as_ref()
     }
 
-    /// The Python interpreter that this file, of this name, is. Looked for once.
-    pub fn python(&self, name: &str) -> Option<Interpreter> {
-        *self.python.get_or_init(|| {
+    /// The Python interpreter that this file, of this name, is, or why it is not understood. Looked
+    /// for once.
+    pub fn python(&self, name: &str) -> Option<&Result<Interpreter, String>> {
+        let find = || {
             let elf = elf::Elf::parse(&self.bytes).ok()?;
             Interpreter::find(&elf, name)
-        })
+        };
+        self.python.get_or_init(find).as_ref()
     }
 
     /// The JavaScript engine in this file, or why it is not understood. Looked for once.
@@ -174,6 +179,12 @@ impl Module {
     /// The Java virtual machine in this file. Looked for once.
     pub fn java(&self) -> Option<Machine> {
         *self.java.get_or_init(|| Machine::find(&elf::Elf::parse(&self.bytes).ok()?))
+    }
+
+    /// The engine of PHP in this file, or why it is not understood. Looked for once.
+    pub fn php(&self) -> Option<&Result<php::Engine, String>> {
+        let find = || php::Engine::find(&elf::Elf::parse(&self.bytes).ok()?);
+        self.php.get_or_init(find).as_ref()
     }
 
     /// Whether debug information may be looked for: always in the file itself, in files it

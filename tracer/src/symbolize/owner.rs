@@ -447,6 +447,22 @@ pub(super) fn python(file: &str) -> FrameKind {
     if in_library { FrameKind::Runtime } else { FrameKind::App }
 }
 
+// --- PHP ---
+
+/// The kind of a PHP function by the file it was compiled from; those of the engine and its
+/// extensions have none.
+pub(super) fn php(function: &str, file: Option<&str>) -> FrameKind {
+    match file {
+        None if function.starts_with("PDO") || function.starts_with("pg_") => FrameKind::Driver,
+        None => FrameKind::Runtime,
+        // Composer's packages, and those that Debian installs.
+        Some(file) if file.contains("/vendor/") || file.starts_with("/usr/share/php/") => {
+            FrameKind::Library
+        }
+        Some(_) => FrameKind::App,
+    }
+}
+
 // --- JavaScript ---
 
 /// Packages that are drivers, pools or sit on them.

@@ -17,15 +17,18 @@ use super::module::Module;
 use super::node::Node;
 use super::owner::{self, NativeModule, Role};
 use super::perf_map::PerfMap;
+use super::php::Php;
 use super::python::Python;
 use super::runtime::Runtime;
 use super::unwind::{End, Stepper, Unwinder, Walk};
-use super::{Losses, RawStack};
+use super::{Losses, RawStack, unread};
 
 /// Bytes read of `/proc/PID/maps`: some 100 per mapping.
 const MAX_MAPS_BYTES: u64 = 16 << 20;
 /// Bytes read of `/proc/PID/status` and `stat`.
 const MAX_STATUS_BYTES: u64 = 64 << 10;
+/// Bytes read of `/proc/PID/cmdline`.
+const MAX_CMDLINE_BYTES: u64 = 64 << 10;
 
 /// Files that code is mapped from, kept open per process.
 const MAX_MODULES: usize = 1024;
@@ -149,13 +152,28 @@ impl Process {
 
     /// The runtime among the files.
     fn find_runtime(&self) -> Option<Runtime> {
+        let arguments =
+            || read(&format!("/proc/{}/cmdline", self.pid), MAX_CMDLINE_BYTES).unwrap_or_default();
+        let unread = |language, why: &str| {
+            Some(Runtime::Unknown(unread::words(self.pid, &arguments(), language, why)))
+        };
         let found = self.code.iter().flatten().find_map(|code| {
             // Of its own, or within a program that embeds it.
             if !matches!(code.owner.role(), Role::Runtime | Role::Program) {
                 return None;
             }
-            if let Some(found) = code.module.python(&code.owner.name) {
-                return Python::new(self.pid, found, code.bias?).map(Runtime::Python);
+            match code.module.python(&code.owner.name) {
+                Some(Ok(found)) => {
+                    let module = &code.owner.name;
+                    return Python::new(self.pid, *found, code.bias?, module).map(Runtime::Python);
+                }
+                Some(Err(reason)) => return unread("Python", reason),
+                None => {}
+            }
+            match code.module.php() {
+                Some(Ok(found)) => return Php::new(self.pid, *found, code.bias?).map(Runtime::Php),
+                Some(Err(reason)) => return unread("PHP", reason),
+                None => {}
             }
             if let Some(machine) = code.module.java() {
                 return Hotspot::new(self.pid, machine, code.bias?).map(Runtime::Java);
@@ -165,12 +183,9 @@ impl Process {
                 Err(reason) => Some(Runtime::Unknown(format!("no JavaScript frames: {reason}"))),
             }
         });
-        let mut files = self.code.iter().flatten().map(|code| code.owner.name.as_str());
         found.or_else(|| {
-            files.any(|name| matches!(name, "node" | "nodejs")).then(|| {
-                let reason = "no JavaScript frames: this build of V8 does not say where they are";
-                Runtime::Unknown(reason.to_owned())
-            })
+            let files = self.code.iter().flatten().map(|code| code.owner.name.as_str());
+            unread::reason(self.pid, &arguments(), files).map(Runtime::Unknown)
         })
     }
 

@@ -9,15 +9,16 @@ use tracer_ebpf::runtime::END_UNREADABLE;
 
 use super::hotspot::Hotspot;
 use super::node::{self, Node};
-use super::python::{self, Python};
+use super::php::{self, Php};
+use super::python::Python;
 use super::{RawStack, Resolved};
 use crate::model::{Frame, FrameKind, Stack};
 
 /// What the kernel side needs to copy the frames of a process's runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuntimeFrames {
-    /// Where the interpreter keeps them.
-    Python(Layout),
+    /// Where the interpreter of Python or PHP keeps them.
+    Interpreter(Layout),
     Node,
     /// Nothing but the stack, of which Java's frames are a part.
     Java {
@@ -29,6 +30,7 @@ pub enum RuntimeFrames {
 /// The runtime of a process.
 pub(super) enum Runtime {
     Python(Python),
+    Php(Php),
     Node(Node),
     /// Its frames are found while the stack is walked.
     Java(Hotspot),
@@ -40,7 +42,8 @@ impl Runtime {
     /// What the kernel side is to copy.
     pub fn frames(&self) -> Option<RuntimeFrames> {
         match self {
-            Self::Python(python) => Some(RuntimeFrames::Python(python.layout())),
+            Self::Python(python) => Some(RuntimeFrames::Interpreter(python.layout())),
+            Self::Php(php) => Some(RuntimeFrames::Interpreter(php.layout())),
             Self::Node(_) => Some(RuntimeFrames::Node),
             Self::Java(java) => Some(RuntimeFrames::Java { buffered: java.is_buffered()? }),
             Self::Unknown(_) => None,
@@ -61,10 +64,15 @@ impl Runtime {
             Self::Node(_) if raw.runtime.is_empty() && raw.runtime_end == END_UNREADABLE => {
                 unless_named(native, "no JavaScript frames: there are no frame pointers")
             }
-            Self::Python(_) | Self::Node(_) if raw.runtime.is_empty() => native,
+            Self::Python(_) | Self::Php(_) | Self::Node(_) if raw.runtime.is_empty() => native,
             Self::Python(python) => {
                 let (frames, truncated) = python.frames(&raw.runtime, raw.runtime_end);
-                let frames = python::merge(native.stack.frames, frames);
+                let frames = python.merge(native.stack.frames, frames);
+                Resolved { stack: Stack { frames, truncated }, cut: false }
+            }
+            Self::Php(php) => {
+                let (frames, truncated) = php.frames(&raw.runtime, raw.runtime_end);
+                let frames = php::merge(native.stack.frames, frames);
                 Resolved { stack: Stack { frames, truncated }, cut: false }
             }
             Self::Node(node) => {

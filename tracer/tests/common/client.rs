@@ -51,6 +51,8 @@ pub enum Kind {
     PythonWith(&'static str, &'static [&'static str]),
     /// With packages of versions that behave differently.
     OlderPythonWith(&'static str),
+    /// The same program by another version of Python, 3.N with its own system around it.
+    PythonAt(u8, &'static str),
     Descriptors,
     C,
     /// With options of HikariCP as `name=value`.
@@ -118,6 +120,9 @@ impl Kind {
                 let mut with = Self::PythonWith(library, &[]).command();
                 with.env("PYTHONPATH", clients::older_python_packages());
                 with
+            }
+            Self::PythonAt(minor, library) => {
+                python_at(minor, &format!("/usr/bin/python3.{minor}"), library)
             }
             Self::Descriptors => python("python/descriptors.py"),
             Self::Rust(pool, profile) => Command::new(rust_client(pool, profile)),
@@ -203,6 +208,17 @@ fn python(script: &str) -> Command {
     let mut python = Command::new(clients::python());
     // The sources stay as they are.
     python.arg("-B").arg(clients::sources().join(script));
+    python
+}
+
+/// A program of the system of Python 3.`minor`, which is an interpreter, with a library.
+pub fn python_at(minor: u8, program: &str, library: &str) -> Command {
+    const INSIDE: &str = "mount --bind $0 $1$2 && exec chroot $1 $3 -B $2/python/main.py --with $4";
+    let mut python = Command::new("unshare");
+    python.args(["--mount", "sh", "-c", INSIDE]);
+    python.arg(clients::sources()).arg(clients::python_root(minor));
+    python.args([clients::PYTHON_ROOT_SOURCES, program, library]);
+    python.env("PYTHONPATH", clients::PYTHON_ROOT_PACKAGES);
     python
 }
 

@@ -12,8 +12,7 @@ pub fn scenarios() -> Vec<Scenario> {
         |client, name, steps, accusation| Scenario::leaky(client, name, php, steps, accusation);
     let healthy = |client, name, steps| Scenario::healthy(client, name, php, steps);
     let (pdo, pgsql) = ("PHP PDO", "PHP pgsql");
-    // What was opened last shows only when another is.
-    let leak = Accusation::leak("strong", 6, None);
+    let leak = |function| Accusation::leak("strong", 7, Some(function));
     vec![
         leaky(
             pdo,
@@ -26,7 +25,7 @@ pub fn scenarios() -> Vec<Scenario> {
                 "leak forgotten 1",
                 "later",
             ],
-            leak,
+            leak("forgotten_in_registry"),
         ),
         leaky(
             pdo,
@@ -39,31 +38,32 @@ pub fn scenarios() -> Vec<Scenario> {
                 "leak early_return 1",
                 "later",
             ],
-            leak,
+            // Its caller: the statement ends with the variables of the function that is left.
+            leak("leak"),
         ),
         leaky(
             pdo,
             "kept by a logged exception",
             &["leak throw 3", "later", "leak throw 3", "later", "leak throw 1", "later"],
-            leak,
+            leak("parse_document"),
         ),
         leaky(
             pdo,
             "kept by a cycle",
             &["leak cycle 3", "later", "leak cycle 3", "later", "leak cycle 1", "later"],
-            leak,
+            leak("cycle"),
         ),
         leaky(
             pdo,
             "transaction never ended",
             &["leak transaction 7"],
-            Accusation::idle_in_transaction(7, None),
+            Accusation::idle_in_transaction(7, Some("transaction_not_ended")),
         ),
         leaky(
             pgsql,
             "result never fetched",
             &["healthy 3", "leak result 7", "later", "later", "later", "later", "later", "later"],
-            Accusation::leak("suspected", 7, None),
+            Accusation::leak("suspected", 7, Some("result_not_fetched")),
         ),
         leaky(
             pgsql,
@@ -76,7 +76,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 "leak never_used 1",
                 "later",
             ],
-            Accusation::never_used("strong", 6),
+            // What was opened last shows only when another is.
+            Accusation { function: Some("never_used"), ..Accusation::never_used("strong", 6) },
         ),
         healthy(pdo, "closed at the end of each job", &["healthy 7", "later"]),
         healthy(pdo, "persistent", &["persistent_pdo 7", "later"]),

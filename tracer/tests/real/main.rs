@@ -19,7 +19,9 @@ mod node;
 mod node_frames;
 mod pools;
 mod python;
+mod python_frames;
 mod rust;
+mod scripts;
 mod server;
 mod standby;
 mod vm;
@@ -29,6 +31,7 @@ use common::client::{Client, Kind};
 use common::report::Report;
 use common::server;
 use common::tracer::Tracer;
+use xtask::postgres::Server;
 
 /// Exit codes of the command.
 const NOTHING_FOUND: Option<i32> = Some(0);
@@ -48,9 +51,14 @@ fn watch(kind: Kind, commands: &[&str]) -> Seen {
     let server = server();
     // Before the tracer, which has probed what runs when it says that it watches. Other tests run
     // the same programs at the same time, and it is not asked about those.
-    let mut client = Client::start(kind, &server);
+    let client = Client::start(kind, &server);
+    watch_client(&server, client, commands)
+}
+
+/// The same with a client that runs.
+fn watch_client(server: &Server, mut client: Client, commands: &[&str]) -> Seen {
     let pid = client.pid().to_string();
-    let tracer = Tracer::watch_with(&server, &["--format", "json", "--pid", &pid]);
+    let tracer = Tracer::watch_with(server, &["--format", "json", "--pid", &pid]);
     for command in commands {
         client.run(command);
     }

@@ -7,57 +7,69 @@
 //! unknown, never guessed.
 
 mod lines;
+#[cfg(test)]
+mod tests;
 mod versions;
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 
 use tracer_ebpf::python::Layout;
 use tracer_ebpf::runtime::{END_NO_THREAD, END_TOO_DEEP, END_UNREADABLE, FRAME_BYTES, MAX_FRAMES};
 
-use self::versions::{Instruction, OWNED_BY_C, Version};
+use self::versions::{Instruction, OWNED_BY_C, TAG_MASK, Version};
 use super::cache::Cache;
+use super::memory::{self, Memory, word};
 use super::owner;
 use crate::binary::elf::Elf;
 use crate::model::{Frame, FrameKind, Symbol};
 
 /// Half the number of code objects remembered for one process.
-const CACHED_CODE: usize = 2_048;
+const CACHED_CODE: usize = 512;
 /// Characters of a name or path; a longer one is cut.
 const MAX_CHARACTERS: usize = 1_024;
 /// Bytes of a function's line table; a longer one is not read.
 const MAX_LINE_TABLE: usize = 256 << 10;
+/// Bytes of the longest one that is remembered: what a process makes us keep is bounded.
+const MAX_CACHED_LINE_TABLE: usize = 16 << 10;
 /// Bytes read of a code object: all that is asked for.
 const CODE_BYTES: usize = 256;
 
 /// An interpreter in a file: addresses are the file's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Interpreter {
-    /// 3.`minor`
-    pub minor: u8,
+    version: Version,
     /// `_PyRuntime`
-    pub runtime: u64,
+    runtime: u64,
     /// `PyCode_Type`
-    pub code_type: u64,
+    code_type: u64,
 }
 
 impl Interpreter {
-    /// Looks for it in a file.
-    pub fn find(elf: &Elf<'_>, name: &str) -> Option<Self> {
+    /// Looks for it in a file; `Some(Err)` says why its frames are not understood.
+    pub fn find(elf: &Elf<'_>, name: &str) -> Option<Result<Self, String>> {
         let runtime = elf.exported("_PyRuntime")?;
+        let read = |at: u64, bytes: usize| elf.bytes(at, at.checked_add(bytes as u64)?);
         // `Py_Version`, from 3.11, is that of `sys.hexversion`; before, the file's name tells.
-        let version = elf.exported("Py_Version").and_then(|at| elf.bytes(at, at.checked_add(4)?));
-        let minor = match version {
-            Some([_, _, minor, 3]) => *minor,
-            Some(_) => return None,
-            None => {
-                let rest = name.split_once("python3.")?.1;
-                let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-                rest[..digits].parse().ok()?
-            }
+        let hex = elf.exported("Py_Version").and_then(|at| read(at, 4));
+        let named = || {
+            let rest = name.split_once("python3.")?.1;
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            rest[..digits].parse().ok()
         };
-        Some(Self { minor, runtime, code_type: elf.exported("PyCode_Type")? })
+        let minor = match hex {
+            Some([_, _, minor, 3]) => *minor,
+            Some([.., major]) => return Some(Err(format!("Python {major} is not known yet"))),
+            _ => match named() {
+                Some(minor) => minor,
+                None => return Some(Err("which version of Python it is does not show".to_owned())),
+            },
+        };
+        let table = read(runtime, versions::TABLE_BYTES).unwrap_or_default();
+        Some(Version::of(minor, table).and_then(|version| {
+            let code_type = elf.exported("PyCode_Type");
+            let code_type = code_type.ok_or("its types are not exported")?;
+            Ok(Self { version, runtime, code_type })
+        }))
     }
 }
 
@@ -67,10 +79,12 @@ const EVALUATION: &str = "_PyEval_EvalFrame";
 
 /// The interpreter of a process.
 pub(super) struct Python {
-    memory: File,
-    version: &'static Version,
+    memory: Box<Memory>,
+    version: Version,
     layout: Layout,
     code_type: u64,
+    /// The module that it is in.
+    module: String,
     code: Cache<u64, Rc<Code>>,
 }
 
@@ -85,17 +99,21 @@ struct Code {
 }
 
 impl Python {
-    /// The interpreter that is mapped `bias` above its file's addresses; `None` when its version
-    /// is not known or the process has ended.
-    pub fn new(pid: u32, found: Interpreter, bias: u64) -> Option<Self> {
-        let version = Version::of(found.minor)?;
-        Some(Self {
-            memory: File::open(format!("/proc/{pid}/mem")).ok()?,
-            version,
-            layout: version.layout(found.runtime.wrapping_add(bias)),
+    /// The interpreter that is mapped `bias` above its file's addresses as this module; `None` when
+    /// the process has ended.
+    pub fn new(pid: u32, found: Interpreter, bias: u64, module: &str) -> Option<Self> {
+        Some(Self::reading(memory::of(pid)?, found, bias, module))
+    }
+
+    fn reading(memory: Box<Memory>, found: Interpreter, bias: u64, module: &str) -> Self {
+        Self {
+            memory,
+            version: found.version,
+            layout: found.version.layout(found.runtime.wrapping_add(bias)),
             code_type: found.code_type.wrapping_add(bias),
+            module: module.to_owned(),
             code: Cache::new(CACHED_CODE),
-        })
+        }
     }
 
     /// What the kernel side needs to copy frames.
@@ -115,13 +133,18 @@ impl Python {
         (frames, reason)
     }
 
+    /// One stack of native frames and these.
+    pub fn merge(&self, native: Vec<Frame>, python: Vec<Frame>) -> Vec<Frame> {
+        merge(native, python, &self.module)
+    }
+
     /// `None` for a frame that is no function's.
     fn frame(&mut self, raw: &[u8; FRAME_BYTES]) -> Option<Frame> {
         let version = self.version;
-        if version.owner.is_some_and(|at| raw.get(at) == Some(&OWNED_BY_C)) {
+        if version.owner.is_some_and(|at| raw.get(at).is_some_and(|&by| by >= OWNED_BY_C)) {
             return None;
         }
-        let address = word(raw, version.code)?;
+        let address = word(raw, version.code)? & !TAG_MASK;
         let Some(code) = self.code(address) else {
             return Some(Frame {
                 symbol: None,
@@ -183,7 +206,9 @@ impl Python {
             first_line: first_line as u32 as i32,
             line_table: self.bytes(lines).unwrap_or_default(),
         });
-        self.code.insert(address, Rc::clone(&code));
+        if code.line_table.len() <= MAX_CACHED_LINE_TABLE {
+            self.code.insert(address, Rc::clone(&code));
+        }
         Some(code)
     }
 
@@ -194,7 +219,7 @@ impl Python {
         self.read(address, &mut object)?;
         let length = usize::try_from(word(&object, 16)?).ok()?.min(MAX_CHARACTERS);
         let state = word(&object, STATE)? as u32;
-        // Bits of `PyASCIIObject.state`, as in 3.9 to 3.13: interned 2, kind 3, compact, ascii.
+        // Bits of `PyASCIIObject.state`, as in 3.8 to 3.15: interned 2, kind 3, compact, ascii.
         let (kind, compact, ascii) = ((state >> 2) & 7, (state >> 5) & 1, (state >> 6) & 1);
         if compact == 0 || !matches!(kind, 1 | 2 | 4) {
             return None;
@@ -225,23 +250,28 @@ impl Python {
     }
 
     fn read(&self, address: u64, into: &mut [u8]) -> Option<()> {
-        self.memory.read_exact_at(into, address).ok()
+        (self.memory)(address, into)
     }
 }
 
-/// One stack of both: the native frames down to where the interpreter runs, then Python's.
-pub(super) fn merge(native: Vec<Frame>, python: Vec<Frame>) -> Vec<Frame> {
+/// One stack of both: the native frames down to where the interpreter, which is the module of this
+/// name, runs, then Python's. Where each instruction is a function (builds that call them in tail
+/// position, from 3.14 on) those have no names: then all of the interpreter that is outermost is
+/// taken for its running.
+fn merge(native: Vec<Frame>, python: Vec<Frame>, interpreter: &str) -> Vec<Frame> {
     let is_evaluation = |frame: &Frame| {
         let symbol = frame.symbol.as_ref();
         symbol.is_some_and(|symbol| symbol.function.starts_with(EVALUATION))
     };
-    let mut frames: Vec<Frame> =
-        native.into_iter().take_while(|frame| !is_evaluation(frame)).collect();
-    frames.extend(python);
-    frames
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u64> {
-    let bytes = bytes.get(at..)?.first_chunk()?;
-    Some(u64::from_le_bytes(*bytes))
+    let is_interpreter = |frame: &Frame| frame.module.as_deref() == Some(interpreter);
+    let called = match native.iter().position(is_evaluation) {
+        Some(position) => position,
+        None => {
+            let end = native.iter().rposition(is_interpreter).map_or(native.len(), |last| last + 1);
+            let others = native[..end].iter().rposition(|frame| !is_interpreter(frame));
+            // One of it is the function that was called.
+            others.map_or(end, |other| end.min(other + 2))
+        }
+    };
+    native.into_iter().take(called).chain(python).collect()
 }

@@ -1,11 +1,17 @@
 //! Where the versions of CPython keep what tells a frame's function and line.
 //!
-//! May import the contract. Offsets are in bytes, of builds for 64 bits with the GIL; computed from
-//! the headers `cpython/pystate.h`, `internal/pycore_frame.h`, `internal/pycore_runtime.h`,
-//! `internal/pycore_interp.h` and `cpython/code.h` of each version.
+//! May import the contract. Offsets are in bytes, of builds for 64 bits with the GIL. From 3.13 on an
+//! interpreter has a table of its own, `_Py_DebugOffsets`, at the start of `_PyRuntime`; only the
+//! form of that table is a matter of the version. Before, they are computed from the headers
+//! `cpython/pystate.h`, `internal/pycore_frame.h`, `internal/pycore_runtime.h`,
+//! `internal/pycore_interp.h` and `cpython/code.h` of each version. A table comes from a traced
+//! process's file: it is believed only if all that it says lies within what is read.
 
 use tracer_ebpf::python::{Layout, NO_CFRAME};
 use tracer_ebpf::runtime::FRAME_BYTES;
+
+use super::CODE_BYTES;
+use crate::symbolize::memory::word;
 
 /// How a version of CPython writes which instruction is on which line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +36,10 @@ pub(super) enum Instruction {
 /// One version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Version {
-    pub minor: u8,
     /// In `_PyRuntimeState`, `PyInterpreterState` and `PyThreadState`.
     interpreters: u32,
     threads: u32,
+    next: u32,
     thread_id: u32,
     frame: u32,
     cframe: u32,
@@ -55,16 +61,19 @@ pub(super) struct Version {
     pub wide: usize,
 }
 
-/// `PyThreadState.next`, in all of them.
-const NEXT: u32 = 8;
-
-/// `FRAME_OWNED_BY_CSTACK`
+/// `FRAME_OWNED_BY_CSTACK` of 3.12 and 3.13 and, from 3.14, `FRAME_OWNED_BY_INTERPRETER`: this and
+/// higher ones are no functions' frames.
 pub(super) const OWNED_BY_C: u8 = 3;
 
+/// The bits of a reference that are no part of the object's address: set from 3.14 on, and zero in
+/// every address.
+pub(super) const TAG_MASK: u64 = 3;
+
+/// Also that of 3.8.
 const V3_9: Version = Version {
-    minor: 9,
     interpreters: 32,
     threads: 8,
+    next: 8,
     thread_id: 176,
     frame: 24,
     cframe: NO_CFRAME,
@@ -83,16 +92,15 @@ const V3_9: Version = Version {
 };
 
 const V3_10: Version = Version {
-    minor: 10,
     instruction: Instruction::Index { at: 96, unit: 2 },
     lines: LineTable::Ranges,
     ..V3_9
 };
 
 const V3_11: Version = Version {
-    minor: 11,
     interpreters: 40,
     threads: 16,
+    next: 8,
     thread_id: 152,
     frame: 56,
     cframe: 8,
@@ -112,7 +120,6 @@ const V3_11: Version = Version {
 };
 
 const V3_12: Version = Version {
-    minor: 12,
     threads: 72,
     thread_id: 136,
     cframe: 0,
@@ -126,48 +133,140 @@ const V3_12: Version = Version {
     ..V3_11
 };
 
-const V3_13: Version = Version {
-    minor: 13,
-    interpreters: 632,
-    threads: 7344,
-    thread_id: 152,
-    frame: 72,
-    cframe: NO_CFRAME,
-    instructions: 200,
-    ..V3_12
+/// Where a version's `_Py_DebugOffsets` says what: the byte offsets of its parts, and within
+/// `thread_state` that of the thread's id. The parts' other fields are where they always were.
+#[derive(Clone, Copy)]
+struct Table {
+    thread_state: usize,
+    thread_id: usize,
+    interpreter_frame: usize,
+    code_object: usize,
+    unicode_object: usize,
+}
+
+const T3_13: Table = Table {
+    thread_state: 152,
+    thread_id: 40,
+    interpreter_frame: 224,
+    code_object: 272,
+    unicode_object: 536,
 };
 
-/// Those that are known.
-pub(super) const VERSIONS: [Version; 5] = [V3_9, V3_10, V3_11, V3_12, V3_13];
+const T3_14: Table = Table {
+    thread_state: 176,
+    thread_id: 40,
+    interpreter_frame: 248,
+    code_object: 312,
+    unicode_object: 616,
+};
+
+const T3_15: Table = Table {
+    thread_state: 176,
+    thread_id: 64,
+    interpreter_frame: 312,
+    code_object: 376,
+    unicode_object: 712,
+};
+
+/// Bytes that hold all that is read of a table.
+pub(super) const TABLE_BYTES: usize = 768;
+
+/// How far into the interpreter's structures something is believed to be.
+const MAX_OFFSET: u64 = 1 << 20;
 
 impl Version {
-    /// That of Python 3.`minor`.
-    pub fn of(minor: u8) -> Option<&'static Self> {
-        VERSIONS.iter().find(|version| version.minor == minor)
+    /// That of Python 3.`minor`; `table` is what `_PyRuntime` begins with.
+    ///
+    /// # Errors
+    ///
+    /// Why the frames of this interpreter are not understood.
+    pub fn of(minor: u8, table: &[u8]) -> Result<Self, String> {
+        let version = match minor {
+            ..8 => return Err(format!("Python 3.{minor} is too old")),
+            8 | 9 => V3_9,
+            10 => V3_10,
+            11 => V3_11,
+            12 => V3_12,
+            13 => return T3_13.read(minor, table),
+            14 => return T3_14.read(minor, table),
+            15 => return T3_15.read(minor, table),
+            16.. => return Err(format!("Python 3.{minor} is not known yet")),
+        };
+        Ok(version)
     }
 
     /// What the kernel side needs of it, with the address of `_PyRuntime`.
     pub fn layout(&self, runtime: u64) -> Layout {
-        let Self { interpreters, threads, thread_id, frame, cframe, back, .. } = *self;
-        Layout {
-            runtime,
-            interpreters,
-            threads,
-            next: NEXT,
-            thread_id,
-            frame,
-            cframe,
-            back,
-            _pad: 0,
+        let Self { interpreters, threads, next, thread_id, frame, cframe, back, .. } = *self;
+        Layout { runtime, interpreters, threads, next, thread_id, frame, cframe, back, _pad: 0 }
+    }
+}
+
+impl Table {
+    fn read(self, minor: u8, table: &[u8]) -> Result<Version, String> {
+        const COOKIE: &[u8] = b"xdebugpy";
+        const FREE_THREADED: usize = 16;
+        // The version, as `sys.hexversion` has it.
+        let is_of_version =
+            word(table, 8).is_some_and(|version| version >> 16 == 0x300 | u64::from(minor));
+        if !table.starts_with(COOKIE) || !is_of_version {
+            return Err(format!("this Python 3.{minor} does not say where they are"));
         }
+        if word(table, FREE_THREADED) != Some(0) {
+            return Err(format!("a free-threaded build of Python 3.{minor} is not understood"));
+        }
+        self.offsets(table)
+            .ok_or_else(|| format!("this Python 3.{minor} has them where none can be"))
+    }
+
+    /// `None` where an offset leads out of what is read.
+    fn offsets(self, table: &[u8]) -> Option<Version> {
+        const RUNTIME_STATE: usize = 24;
+        const INTERPRETER_STATE: usize = 48;
+        let at = |part: usize, field: usize| word(table, part + field);
+        let state = |part, field| {
+            let offset = at(part, field)?;
+            u32::try_from(offset).ok().filter(|_| offset <= MAX_OFFSET)
+        };
+        let within = |part, field, size: usize, limit: usize| {
+            let offset = usize::try_from(at(part, field)?).ok()?;
+            (offset.checked_add(size)? <= limit).then_some(offset)
+        };
+        let frame = |field, size| within(self.interpreter_frame, field, size, FRAME_BYTES);
+        let code = |field, size| within(self.code_object, field, size, CODE_BYTES);
+        // The kernel side masks it: see `bpf/python.rs`.
+        let back = frame(8, 8).filter(|back| back & !0x38 == 0)?;
+        let ascii = within(self.unicode_object, 24, 16, CODE_BYTES)?;
+        Some(Version {
+            interpreters: state(RUNTIME_STATE, 16)?,
+            threads: state(INTERPRETER_STATE, 24)?,
+            next: state(self.thread_state, 16)?,
+            thread_id: state(self.thread_state, self.thread_id)?,
+            frame: state(self.thread_state, 32)?,
+            cframe: NO_CFRAME,
+            back: u32::try_from(back).ok()?,
+            code: frame(16, 8)?,
+            instruction: Instruction::Pointer { at: frame(24, 8)? },
+            owner: Some(frame(40, 1)?),
+            filename: code(8, 8)?,
+            name: code(24, 8)?,
+            first_line: code(40, 4)?,
+            line_table: code(32, 8)?,
+            instructions: code(72, 0)?,
+            lines: LineTable::Locations,
+            ascii,
+            // `PyCompactUnicodeObject` adds a length and a pointer.
+            wide: ascii + 16,
+        })
     }
 }
 
 /// Everything that is read of a frame was copied.
 const _: () = {
+    let versions = [V3_9, V3_10, V3_11, V3_12];
     let mut index = 0;
-    while index < VERSIONS.len() {
-        let version = VERSIONS[index];
+    while index < versions.len() {
+        let version = versions[index];
         let instruction = match version.instruction {
             Instruction::Index { at, .. } | Instruction::Pointer { at } => at,
         };

@@ -5,6 +5,7 @@ declare(strict_types=1);
 
 require __DIR__ . '/leaks.php';
 require __DIR__ . '/healthy.php';
+require __DIR__ . '/frames.php';
 
 // Jobs come at a pace; without it no connection would ever sit.
 const PACE_MICROSECONDS = 100_000;
@@ -66,6 +67,20 @@ $kept = [];
 
 $commands = [
     'leak' => fn (string $shape, string $count) => repeat($count, fn () => leak($shape)),
+    'frames' => fn (string $shape, string $count) => repeat($count, function () use ($shape) {
+        try {
+            \Shop\Größe\frames($shape);
+        } catch (LogicException) {
+        }
+    }),
+    // The same, done right: what is kept is let go, and PDO rolls back.
+    'frames_ended' => fn (string $shape, string $count) => repeat($count, function () use ($shape) {
+        try {
+            \Shop\Größe\frames($shape);
+        } catch (LogicException) {
+        }
+        Registry::$kept = [];
+    }),
     // A job some time later, that opens the worker's own connection.
     'later' => function () {
         usleep(LATER_MICROSECONDS);

@@ -146,7 +146,7 @@ async def transaction(pool):
     connection = await pool.acquire(timeout=10)
     kept.append(connection)
     await connection.transaction().start()
-    await connection.fetchval("select 41 + 1")
+    await connection.fetchval("select 41 + 1")  # LEAK-LINE transaction
 
 
 async def cursor(pool):

@@ -131,7 +131,7 @@ async def transaction(engine):
     """A session begins one with its first statement; nobody ends it."""
     session = AsyncSession(engine)
     kept.append(session)
-    await session.execute(SELECT)
+    await session.execute(SELECT)  # LEAK-LINE transaction
 
 
 async def cursor(engine):

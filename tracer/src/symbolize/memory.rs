@@ -1,0 +1,21 @@
+//! The memory of a traced process, as the runtimes' modules read it.
+//!
+//! May import `std` only. Nothing that is read is trusted: who reads bounds how much.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+/// Fills a buffer with the memory at an address; `None` when that is not possible.
+pub(super) type Memory = dyn Fn(u64, &mut [u8]) -> Option<()>;
+
+/// That of a process; `None` when it has ended.
+pub(super) fn of(pid: u32) -> Option<Box<Memory>> {
+    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
+    Some(Box::new(move |address, into| memory.read_exact_at(into, address).ok()))
+}
+
+/// The word at a byte offset.
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    let bytes = bytes.get(at..)?.first_chunk()?;
+    Some(u64::from_le_bytes(*bytes))
+}
