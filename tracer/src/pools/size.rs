@@ -79,7 +79,7 @@ mod tests {
             |at: usize, word: u64| object[at..at + 8].copy_from_slice(&word.to_le_bytes());
         put(layout.max_open, max);
         put(layout.open, open);
-        put(layout.pointer, 0xc000_0123_4500);
+        put(layout.pointer, 0xc0_0012_3400);
         object
     }
 
