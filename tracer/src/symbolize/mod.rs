@@ -352,6 +352,7 @@ fn named(symbols: &mut NativeSymbols, code: &process::Code, address: u64) -> Vec
                     line: at.line,
                     column: None,
                     definition: false,
+                    generated: None,
                 };
                 frame(symbol, kind, at.inlined)
             })

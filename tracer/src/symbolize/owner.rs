@@ -496,6 +496,16 @@ pub(super) fn script(file: Option<&str>) -> FrameKind {
     }
 }
 
+/// The owner of a source that scripts were made from, by its path.
+pub(super) fn original(path: &str) -> FrameKind {
+    let path = path.trim_start_matches('/');
+    // What the bundler puts in to load the rest.
+    if path.starts_with("webpack/") {
+        return FrameKind::Library;
+    }
+    script(Some(&format!("/{path}")))
+}
+
 // --- Java and other generated code ---
 
 const JAVA_RUNTIME: [&str; 6] = ["java.", "javax.", "jdk.", "sun.", "com.sun.", "kotlin."];
@@ -541,7 +551,7 @@ pub(super) fn generated(name: &str) -> FrameKind {
 
 #[cfg(test)]
 mod tests {
-    use super::{NativeModule, Role, go, native, python, script, shortened};
+    use super::{NativeModule, Role, go, native, original, python, script, shortened};
     use crate::model::FrameKind::{App, Driver, Library, Runtime};
 
     #[test]
@@ -644,6 +654,21 @@ mod tests {
             ("node:internal/timers", Runtime),
         ] {
             assert_eq!(script(Some(file)), kind, "{file}");
+        }
+    }
+
+    #[test]
+    fn sources_are_told_by_the_innermost_package_wherever_they_were() {
+        for (path, kind) in [
+            ("/srv/node_modules/pg/lib/client.js", Driver),
+            ("node_modules/pg/lib/client.js", Driver),
+            ("node_modules/express/index.js", Library),
+            ("webpack/bootstrap", Library),
+            ("src/internal/orders.ts", App),
+            ("internal/orders.ts", App),
+            ("/srv/src/pg/orders.ts", App),
+        ] {
+            assert_eq!(original(path), kind, "{path}");
         }
     }
 

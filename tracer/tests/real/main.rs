@@ -16,6 +16,7 @@ mod go;
 mod losses;
 mod node;
 mod node_frames;
+mod node_sources;
 mod pools;
 mod python;
 mod rust;
