@@ -157,7 +157,8 @@ impl Process {
                 return Python::new(self.pid, found, code.bias?).map(Runtime::Python);
             }
             match code.module.node()? {
-                Ok(engine) => Node::new(self.pid, Rc::clone(engine), code.bias?).map(Runtime::Node),
+                Ok(engine) => Node::new(self.pid, Rc::clone(engine), code.bias?)
+                    .map(|node| Runtime::Node(Box::new(node))),
                 Err(reason) => Some(Runtime::Unknown(format!("no JavaScript frames: {reason}"))),
             }
         });
@@ -202,6 +203,21 @@ impl Process {
             unwinder
         });
         (unwinder, &self.maps)
+    }
+
+    /// Makes the unwind information ready.
+    pub fn index(&mut self) {
+        self.unwinder();
+    }
+
+    /// An address in the code of a runtime that moves what its frames refer to.
+    pub fn runtime_code(&self) -> Option<u64> {
+        let Some(Runtime::Node(_)) = &self.runtime else { return None };
+        let is_engine = |code: &Option<Code>| {
+            code.as_ref().is_some_and(|code| code.bias.is_some() && code.module.node().is_some())
+        };
+        let index = self.code.iter().position(is_engine)?;
+        Some(self.maps.code.get(index)?.start)
     }
 
     /// Walks a stack of this process.

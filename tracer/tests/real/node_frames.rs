@@ -122,3 +122,8 @@ fn a_perf_map_changes_nothing() {
     let (function, source) = ("forgottenRelease", "node/leaks.js");
     is_found(Kind::NodeWithPerfMap, &["leak forgotten 7"], function, source, "forgotten");
 }
+
+#[test]
+fn what_v8_moves_before_the_threshold_is_named_in_time() {
+    is_found(NODE_20, &["moved 7 20"], "first", SOURCE, "first");
+}
