@@ -25,6 +25,8 @@ mod standby;
 mod vm;
 mod waits;
 
+use std::process::Command;
+
 use common::client::{Client, Kind};
 use common::report::Report;
 use common::server;
@@ -45,10 +47,14 @@ struct Seen {
 }
 
 fn watch(kind: Kind, commands: &[&str]) -> Seen {
+    watch_command(&mut kind.command(), commands)
+}
+
+fn watch_command(command: &mut Command, commands: &[&str]) -> Seen {
     let server = server();
     // Before the tracer, which has probed what runs when it says that it watches. Other tests run
     // the same programs at the same time, and it is not asked about those.
-    let mut client = Client::start(kind, &server);
+    let mut client = Client::spawn(command.envs(server.environment()));
     let pid = client.pid().to_string();
     let tracer = Tracer::watch_with(&server, &["--format", "json", "--pid", &pid]);
     for command in commands {

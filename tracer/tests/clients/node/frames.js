@@ -90,6 +90,7 @@ module.exports = (given) => {
       closures: () => closures(pool),
       named: () => läckt(pool),
       module: async () => (await import('./module.mjs')).leakedByModule(pool),
+      first: () => first(pool),
       both: () => Promise.all([first(pool), second(pool)]),
       worker: () => worker('leak'),
     },
