@@ -13,6 +13,7 @@ mod circumstances;
 mod clients;
 mod descriptors;
 mod go;
+mod gone;
 mod losses;
 mod node;
 mod node_frames;
