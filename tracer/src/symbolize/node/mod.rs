@@ -125,6 +125,14 @@ struct Script {
     sources: Option<Sources>,
 }
 
+/// What was found at a place.
+#[derive(Clone)]
+struct Place {
+    /// Whose it was: another function may come to live there.
+    function: Rc<Function>,
+    frames: Rc<[Frame]>,
+}
+
 /// What optimised code says of itself for the case that it has to be given up.
 struct Deoptimization(Vec<u64>);
 
@@ -169,7 +177,7 @@ struct Isolates<M> {
     known_script: Option<scripts::Known>,
     /// By function, code and place in it, all as the frame has them: V8 drops the bytecode and the
     /// code of functions that were not called for a while.
-    places: Cache<[u64; 4], Rc<[Frame]>>,
+    places: Cache<[u64; 4], Place>,
 }
 
 impl<M: Memory> Isolates<M> {
@@ -193,47 +201,65 @@ impl<M: Memory> Isolates<M> {
         let shared = at(FUNCTION_WORDS + self.engine.function_shared)?;
         let code = at(FUNCTION_WORDS + self.engine.function_code)?;
         let (bytecode, offset) = (at(BYTECODE_ARRAY)?, at(BYTECODE_OFFSET)?);
-        let function = self.function(shared)?;
+        let object = self.heap().object(shared);
+        let function = self.function(shared, object.as_ref())?;
         let place = match small_integer(offset) {
             Some(_) => [shared, bytecode, offset, 0],
             None => [shared, code, 0, pc],
         };
-        let own = self.bytecode_of(shared);
+        let own = object.and_then(|object| self.bytecode_of(&object));
         let kind = self.engine.types.bytecode;
-        let of_frame = self.heap().typed(bytecode, kind);
-        if let (Some(own), Some(of_frame)) = (&own, &of_frame)
-            && own.address != of_frame.address
-        {
+        let is_own = own.as_ref().is_some_and(|own| own.address | TAG == bytecode);
+        let of_frame = if is_own { None } else { self.heap().typed(bytecode, kind) };
+        if own.is_some() && of_frame.is_some() {
             // Another function lives where this one's was.
             return None;
         }
-        if let (Some(offset), Some(bytecode)) = (small_integer(offset), &of_frame) {
+        if is_own
+            && small_integer(offset).is_some()
+            && let Some(known) = self.known(&place, &function)
+        {
+            return Some(known);
+        }
+        let of_frame = if is_own { own.as_ref() } else { of_frame.as_ref() };
+        if let (Some(offset), Some(bytecode)) = (small_integer(offset), of_frame) {
             // From the tagged pointer to the array.
             let data = u64::try_from(self.engine.bytecode_data).ok()?;
             let offset = u64::try_from(offset).ok()?.checked_sub(data - TAG)?;
             let frames = vec![frame(&function, self.at_bytecode(bytecode, offset), false)];
-            return Some(self.remembered(place, frames));
+            return Some(self.remembered(place, &function, frames));
         }
         // What it ran then, as far as that is known, and what it has now.
         let code = self.code(code).into_iter().chain(self.data_of(shared));
-        let bytecode = own.or(of_frame);
+        let bytecode = own.as_ref().or(of_frame);
         let mut code = code.collect::<Vec<_>>().into_iter();
-        let compiled =
-            code.find_map(|code| self.compiled(shared, &function, &code, bytecode.as_ref(), pc));
+        let compiled = code.find_map(|code| self.compiled(shared, &function, &code, bytecode, pc));
         let frames = compiled.unwrap_or_else(|| vec![frame(&function, None, false)]);
-        Some(self.remembered(place, frames))
+        Some(self.remembered(place, &function, frames))
     }
 
     /// The frames of a place, those that were found before where it is not known any more.
-    fn remembered(&mut self, place: [u64; 4], frames: Vec<Frame>) -> Vec<Frame> {
+    fn remembered(
+        &mut self,
+        place: [u64; 4],
+        function: &Rc<Function>,
+        frames: Vec<Frame>,
+    ) -> Vec<Frame> {
         let is_exact = |frame: &Frame| {
             frame.symbol.as_ref().is_some_and(|symbol| symbol.line.is_some() && !symbol.definition)
         };
         if frames.iter().all(is_exact) {
-            self.places.insert(place, Rc::from(frames.as_slice()));
+            let found = Place { function: Rc::clone(function), frames: frames.as_slice().into() };
+            self.places.insert(place, found);
             return frames;
         }
-        self.places.get(&place).map_or(frames, |known| known.to_vec())
+        self.known(&place, function).unwrap_or(frames)
+    }
+
+    /// What was found before at a place, if it was this function's.
+    fn known(&mut self, place: &[u64; 4], function: &Rc<Function>) -> Option<Vec<Frame>> {
+        let known = self.places.get(place)?;
+        Rc::ptr_eq(&known.function, function).then(|| known.frames.to_vec())
     }
 
     /// The place of an instruction in its script.
@@ -304,7 +330,9 @@ impl<M: Memory> Isolates<M> {
                 let at = usize::from(place.inlining - 1) * 16;
                 let index = usize::try_from(word(&calls, at + 8)? as u32 as i32).ok()?;
                 // The lowest bits may say that the array does not keep it.
-                let callee = self.function((*inlined.get(index)? & !TAG_MASK) | TAG)?;
+                let callee = (*inlined.get(index)? & !TAG_MASK) | TAG;
+                let object = self.heap().object(callee);
+                let callee = self.function(callee, object.as_ref())?;
                 frames.push(frame(&callee, place.at, true));
                 let next = Position::unpack(word(&calls, at)?);
                 if next.inlining >= place.inlining {
@@ -317,10 +345,10 @@ impl<M: Memory> Isolates<M> {
         Some(frames)
     }
 
-    /// The function at an address; of a process that has ended, what is remembered.
-    fn function(&mut self, shared: u64) -> Option<Rc<Function>> {
+    /// The function at an address, from its object; of a process that has ended, what is remembered.
+    fn function(&mut self, shared: u64, object: Option<&Object>) -> Option<Rc<Function>> {
         let known = self.functions.get(&shared);
-        let Some(object) = self.heap().object(shared) else { return known };
+        let Some(object) = object else { return known };
         let engine = Rc::clone(&self.engine);
         if object.kind != engine.types.shared {
             return None;
@@ -460,11 +488,11 @@ impl<M: Memory> Isolates<M> {
         heap.object(heap.object(shared)?.word(self.engine.shared_data)?)
     }
 
-    /// The bytecode of a function, when it has some now.
-    fn bytecode_of(&self, shared: u64) -> Option<Object> {
+    /// The bytecode of a function's object, when it has some now.
+    fn bytecode_of(&self, shared: &Object) -> Option<Object> {
         let (heap, engine) = (self.heap(), &self.engine);
         let types = &engine.types;
-        let mut object = self.data_of(shared)?;
+        let mut object = heap.object(shared.word(engine.shared_data)?)?;
         for _ in 0..3 {
             let next = match object.kind {
                 kind if kind == types.bytecode => return Some(object),
