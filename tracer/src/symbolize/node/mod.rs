@@ -759,11 +759,18 @@ mod tests {
     }
 
     fn sample(name: &str) -> Sample {
+        sample_with(name, 8, "")
+    }
+
+    /// The same with another beginning of the function, and with more text.
+    fn sample_with(name: &str, start: i32, end: &str) -> Sample {
         let mut writer = Writer::default();
         let name = writer.string(name);
-        // Flags, parameters, locals, the name and its place, start and end.
-        let scope = writer.words(261, &[0, 0, 0, name, small(-1), small(8), small(40)]);
-        let source = writer.string("// first\nasync function f() {\n  g();\n}\n");
+        // Flags, parameters, locals, the name and its place, start and end, the scope around.
+        let words = [0, 0, 0, name, small(-1), small(start), small(40), BASE | TAG];
+        let scope = writer.words(261, &words);
+        let text = format!("// first\nasync function f() {{\n  g();\n}}\n{end}");
+        let source = writer.string(&text);
         let file = writer.string("file:///srv/a%20b.mjs");
         let script = writer.words(167, &[source, file, 0, 0, 0, 0, small(0)]);
         // Offset 0 at 10, and 5 bytes on at 30, as differences: doubled for the sign, and places doubled
@@ -821,6 +828,48 @@ mod tests {
             let kind = FrameKind::App;
             let frame = Frame { symbol: Some(symbol), module: None, kind, inlined: false };
             assert_eq!(frames, [frame], "at {offset}");
+        }
+    }
+
+    /// The frame at a place of a script with a map of these mappings in its text.
+    fn mapped(mappings: &str, offset: i32) -> Frame {
+        let map = format!(
+            "{{'version':3,'sources':['../src/a.ts','webpack://a/./node_modules/pg/lib/client.js'],\
+             'names':['long'],'mappings':'{mappings}'}}"
+        );
+        let url = map.replace('\'', "%22");
+        let end = format!("//# sourceMappingURL=data:application/json,{url}\n");
+        let sample = sample_with("f", 25, &end);
+        let shared = sample.shared;
+        resolve(sample, small(offset + 53), shared).remove(0)
+    }
+
+    /// Its kind and place, and what runs.
+    fn shown(frame: &Frame) -> (FrameKind, String, Option<String>) {
+        let place = |file: &str, line: Option<u32>, column: Option<u32>| {
+            format!("{file}:{}:{}", line.unwrap(), column.unwrap())
+        };
+        let symbol = frame.symbol.as_ref().unwrap();
+        let at = place(symbol.file.as_deref().unwrap(), symbol.line, symbol.column);
+        let generated = symbol.generated.as_ref();
+        let generated = generated.map(|at| place(&at.file, at.line, at.column));
+        (frame.kind, format!("{} {at}", symbol.function), generated)
+    }
+
+    #[test]
+    fn a_map_leads_to_what_a_script_was_made_from() {
+        let mappings = ";AAIE,eAAAA;ACKA";
+        let own = (FrameKind::App, "long /src/a.ts:5:3".to_owned());
+        let (kind, at, generated) = shown(&mapped(mappings, 0));
+        assert_eq!(((kind, at), generated.as_deref()), (own, Some("/srv/a b.mjs:2:2")));
+        let drivers = (FrameKind::Driver, "long node_modules/pg/lib/client.js:10:3".to_owned());
+        let (kind, at, generated) = shown(&mapped(mappings, 5));
+        assert_eq!(((kind, at), generated.as_deref()), (drivers, Some("/srv/a b.mjs:3:1")));
+        // What was made from nothing is nobody's to change.
+        let place = "f /srv/a b.mjs:2:2".to_owned();
+        assert_eq!(shown(&mapped(";;;AAAA", 0)), (FrameKind::Library, place.clone(), None));
+        for broken in ["", "!", "AAAA,AADA", "A"] {
+            assert_eq!(shown(&mapped(broken, 0)), (FrameKind::App, place.clone(), None));
         }
     }
 
