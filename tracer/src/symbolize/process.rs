@@ -47,6 +47,8 @@ pub(super) struct Process {
     pub code: Vec<Option<Code>>,
     unwinder: Option<Unwinder>,
     perf_map: Option<PerfMap>,
+    /// There was none when it was looked for at the present stack.
+    no_perf_map: bool,
     pub runtime: Option<Runtime>,
     /// Files that could not be opened.
     unopened: u64,
@@ -68,6 +70,7 @@ impl Process {
             code: Vec::new(),
             unwinder: None,
             perf_map: None,
+            no_perf_map: false,
             runtime: None,
             unopened: 0,
         };
@@ -222,6 +225,7 @@ impl Process {
 
     /// Walks a stack of this process.
     pub fn walk(&mut self, raw: &RawStack) -> Walk {
+        self.no_perf_map = false;
         let (unwinder, maps) = self.unwinder();
         unwinder.walk(raw, maps)
     }
@@ -257,7 +261,9 @@ impl Process {
 
     /// The names that the process wrote down for the code it made.
     pub fn perf_map(&mut self) -> Option<&mut PerfMap> {
-        if self.perf_map.is_none() {
+        if self.perf_map.is_none() && !self.no_perf_map {
+            // Else it would be looked for at every frame of generated code.
+            self.no_perf_map = true;
             let identity = identity(self.pid).ok()?;
             if start_time(self.pid).ok() != Some(self.start_time) {
                 return None;
