@@ -136,19 +136,53 @@ pub fn node(major: u8) -> PathBuf {
     workspace::target().join(package).join("bin/node")
 }
 
+/// Where the TypeScript client is: compiled with a map beside each file, and as a bundle with the map
+/// in it.
+#[must_use]
+pub fn typescript_dir() -> PathBuf {
+    workspace::target().join("clients/typescript")
+}
+
+/// Installs the TypeScript compiler and a bundler and has both make the client, unless it is there;
+/// says whether it did. The client's packages are those of [`install_node`].
+///
+/// # Errors
+/// When npm or a compiler fails or a file cannot be written.
+pub fn build_typescript() -> Result<bool> {
+    let project = sources().join("typescript");
+    let packages = ["package.json", "package-lock.json"].map(|name| project.join(name));
+    let own = ["tsconfig.json", "src/pool.d.ts", "src/handlers.ts", "src/service.ts"];
+    let pins = packages.iter().cloned().chain(own.map(|name| project.join(name)));
+    install(&typescript_dir(), &pins.collect::<Vec<_>>(), |dir| {
+        npm_ci(dir, &packages)?;
+        let mut tsc = Command::new("node");
+        tsc.arg(dir.join("node_modules/typescript/lib/tsc.js")).arg("--project").arg(&project);
+        sh::run(tsc.arg("--outDir").arg(dir.join("compiled")))?;
+        let mut bundler = Command::new(dir.join("node_modules/@esbuild/linux-x64/bin/esbuild"));
+        bundler.arg(project.join("src/service.ts")).env("NODE_PATH", node_modules());
+        bundler.args(["--bundle", "--minify", "--platform=node", "--log-level=warning"]);
+        bundler.args(["--sourcemap=inline", "--external:pg-native", "--external:pg-cloudflare"]);
+        let mut outfile = OsString::from("--outfile=");
+        outfile.push(dir.join("bundle.js"));
+        sh::run(bundler.arg(outfile))
+    })
+}
+
 fn install_packages(directory: &str) -> Result<bool> {
     let pins =
         ["package.json", "package-lock.json"].map(|name| sources().join(directory).join(name));
-    install(&workspace::target().join("clients").join(directory), &pins, |dir| {
-        for pin in &pins {
-            if let Some(name) = pin.file_name() {
-                fs::copy(pin, dir.join(name))
-                    .with_context(|| format!("copying {}", pin.display()))?;
-            }
+    install(&workspace::target().join("clients").join(directory), &pins, |dir| npm_ci(dir, &pins))
+}
+
+/// Installs what `package.json` and the lock file pin.
+fn npm_ci(dir: &Path, pins: &[PathBuf]) -> Result<()> {
+    for pin in pins {
+        if let Some(name) = pin.file_name() {
+            fs::copy(pin, dir.join(name)).with_context(|| format!("copying {}", pin.display()))?;
         }
-        let npm = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
-        sh::output(Command::new("npm").args(npm).current_dir(dir)).map(drop)
-    })
+    }
+    let npm = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+    sh::output(Command::new("npm").args(npm).current_dir(dir)).map(drop)
 }
 
 /// Makes the virtual environment unless it is there; says whether it did.

@@ -182,6 +182,9 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
     if real && clients::install_newer_node()? {
         println!("setup: installed another version of Node.js");
     }
+    if real && clients::build_typescript()? {
+        println!("setup: built the TypeScript client into {}", clients::typescript_dir().display());
+    }
     if groups.contains(&Group::Corpus) && clients::install_older_nodes()? {
         println!("setup: installed older versions of Node.js");
     }

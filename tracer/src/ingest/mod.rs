@@ -378,20 +378,26 @@ impl Ingest {
         }
     }
 
-    /// Connections whose last use is new since they were last sampled, at most `limit`.
+    /// Connections whose last use is new since they were last sampled, at most `limit`. Those that
+    /// were used least lately come first: they may be silent for good, and what their stacks refer
+    /// to, a runtime may soon have moved.
     pub fn sample(&mut self, limit: usize) -> Vec<(ConnId, u64)> {
-        let mut found = Vec::new();
-        for (id, live) in &mut self.live {
-            if found.len() >= limit {
-                break;
-            }
-            let Some(last) = &live.last else { continue };
-            if last.wire.uses != live.sampled {
-                live.sampled = last.wire.uses;
-                found.push((ConnId(*id), u64::from(last.wire.uses)));
+        let mut found: Vec<(u64, u64, u32)> = self
+            .live
+            .iter()
+            .filter_map(|(id, live)| {
+                let wire = &live.last.as_ref()?.wire;
+                (wire.uses != live.sampled).then_some((wire.use_at, *id, wire.uses))
+            })
+            .collect();
+        found.sort_unstable();
+        found.truncate(limit);
+        for (_, id, uses) in &found {
+            if let Some(live) = self.live.get_mut(id) {
+                live.sampled = *uses;
             }
         }
-        found
+        found.into_iter().map(|(_, id, uses)| (ConnId(id), u64::from(uses))).collect()
     }
 
     /// A stack of a connection, if it is still that of the use or acquire numbered `uses`.

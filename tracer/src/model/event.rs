@@ -340,6 +340,17 @@ pub struct Symbol {
     /// The place is that of the function's definition, for that of its call is not known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub definition: bool,
+    /// Where the code is that runs, when a source map leads from there to this place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generated: Option<Generated>,
+}
+
+/// A place in what a compiler or a bundler wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Generated {
+    pub file: String,
+    pub line: Option<u32>,
+    pub column: Option<u32>,
 }
 
 /// One frame, innermost first in a [`Stack`].

@@ -23,9 +23,9 @@ pub use anomaly::Anomaly;
 pub use behaviour::{Behaviour, IdleOrder, Presence, Protocol};
 pub use connection::{Connection, LeftOpen, Opened, StackOf, Unread};
 pub use event::{
-    Begun, Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,
-    PoolWaits, ProcessSeen, Runtime, ServerUse, SessionSaid, SessionState, Stack, StackEvent,
-    Statement, Symbol, TxStatus, WirePhase, WireState,
+    Begun, Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, Generated, MonoNanos, Peer,
+    Pid, PoolSeen, PoolWaits, ProcessSeen, Runtime, ServerUse, SessionSaid, SessionState, Stack,
+    StackEvent, Statement, Symbol, TxStatus, WirePhase, WireState,
 };
 pub use finding::{Certainty, Finding, Span, Verdict};
 pub use process::{PathKey, PathUse, ProcId, Process};

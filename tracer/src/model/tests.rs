@@ -79,6 +79,7 @@ fn stack(line: u32) -> Stack {
         line: Some(line),
         column: None,
         definition: false,
+        generated: None,
     };
     let kind = FrameKind::App;
     Stack {

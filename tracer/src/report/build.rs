@@ -158,6 +158,7 @@ fn finding_row(tracker: &Tracker, id: u32, finding: &Finding) -> FindingRow {
                 line: symbol.line,
                 column: symbol.column,
                 definition: symbol.definition,
+                generated: symbol.generated.clone(),
                 module: frame.module.clone(),
             })
         }),
@@ -208,6 +209,7 @@ fn stack_row(event: StackEvent, stack: &Stack) -> StackRow {
                     line: symbol.and_then(|symbol| symbol.line),
                     column: symbol.and_then(|symbol| symbol.column),
                     definition: symbol.is_some_and(|symbol| symbol.definition),
+                    generated: symbol.and_then(|symbol| symbol.generated.clone()),
                     module: frame.module.clone(),
                     kind: frame.kind,
                     inlined: frame.inlined,

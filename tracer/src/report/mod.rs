@@ -218,6 +218,9 @@ pub struct BlameRow {
     /// The place is that of the function's definition, not of its call.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub definition: bool,
+    /// Where the code is that runs, when the place is one that it was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generated: Option<crate::model::Generated>,
     pub module: Option<String>,
 }
 
@@ -239,6 +242,9 @@ pub struct FrameRow {
     /// The place is that of the function's definition, not of its call.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub definition: bool,
+    /// Where the code is that runs, when the place is one that it was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generated: Option<crate::model::Generated>,
     pub module: Option<String>,
     pub kind: crate::model::FrameKind,
     pub inlined: bool,

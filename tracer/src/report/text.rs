@@ -10,7 +10,7 @@ use super::{
     BlameRow, FindingRow, FrameRow, Millis, ProcessRow, Report, ServerRow, StackRow, WaitsRow,
     escape::{cut_middle, escape, width},
 };
-use crate::model::{Certainty, FrameKind, StackEvent, Verdict, duration};
+use crate::model::{Certainty, FrameKind, Generated, StackEvent, Verdict, duration};
 
 /// Columns of the page.
 const COLUMNS: usize = 80;
@@ -210,7 +210,13 @@ impl Page<'_> {
                 continue;
             }
             for frame in run {
-                self.line(label, &format!("{} {}", kind_mark(frame.kind), frame_words(frame)))?;
+                let mut words = format!("{} {}", kind_mark(frame.kind), frame_words(frame));
+                if let Some(Generated { file, line, .. }) = &frame.generated
+                    && let Some(place) = place_words(Some(file), *line, false, None)
+                {
+                    words += &format!(" (runs as {place})");
+                }
+                self.line(label, &words)?;
                 label = "";
             }
         }

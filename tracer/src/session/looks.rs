@@ -109,10 +109,14 @@ impl Session {
         let runtime = self.proc.runtime(Pid(pid), self.programs.runtime(pid));
         if matches!(runtime, Some(Runtime::Python | Runtime::Php | Runtime::Node | Runtime::Java))
             && self.symbolizer.observe(pid).is_ok()
-            && !self.copy_runtime(pid)
         {
-            // The runtime is not mapped yet: to be looked at again when the process connects.
-            self.symbolizer.forget(pid);
+            if !self.copy_runtime(pid) {
+                // The runtime is not mapped yet: to be looked at again when the process connects.
+                self.symbolizer.forget(pid);
+            } else if !self.targets.everything() {
+                // It is what was asked about.
+                self.symbolizer.prepare(pid);
+            }
         }
     }
 

@@ -38,7 +38,8 @@ use crate::{
 /// Time between two looks at the kernel's maps.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Stacks of the latest uses resolved per tick for the statistics of paths: some 50 us each.
+/// Stacks of the latest uses resolved per tick: for the statistics of paths, and because a runtime
+/// may have moved what they refer to by the time that a connection is silent for long.
 const SAMPLES_PER_TICK: usize = 16;
 
 /// Stacks of silent connections resolved per tick; the rest follows at the next ticks.
@@ -351,8 +352,10 @@ impl Session {
             .filter(|wanted| !self.given_up.contains(wanted))
             .take(limit)
             .collect();
+        let mut processes = BTreeSet::new();
         for (conn, of, uses) in wanted {
             if let Some(copied) = self.take_stack(at, conn, of, uses) {
+                processes.insert(copied.header.tgid);
                 self.ingest.retire_stack(conn, of, &copied);
             }
             if of == StackEvent::Acquire {
@@ -362,13 +365,19 @@ impl Session {
         if short {
             for conn in self.ingest.with_open_stacks(limit) {
                 if let Some(copied) = self.take_stack(at, conn, StackEvent::Open, 0) {
+                    processes.insert(copied.header.tgid);
                     self.ingest.retire_stack(conn, StackEvent::Open, &copied);
                 }
             }
         }
-        // Their connections are in use and will need their slots again.
+        // Their connections may be in use and will need their slots again.
         for (conn, uses) in self.ingest.sample(SAMPLES_PER_TICK) {
-            self.take_stack(at, conn, StackEvent::LastUse, uses);
+            let copied = self.take_stack(at, conn, StackEvent::LastUse, uses);
+            processes.extend(copied.map(|copied| copied.header.tgid));
+        }
+        // Slow, so not before any stack: what it refers to may be moved in the meantime.
+        for pid in processes {
+            self.look_at_scripts(pid);
         }
         self.flush(sink)
     }
@@ -395,7 +404,6 @@ impl Session {
             self.ingest.raise_stack_class(raw.pid);
         }
         self.pending.push(Event::Stack { at, conn, of, uses, stack: resolved.stack });
-        self.look_at_scripts(raw.pid);
         Some(copied)
     }
 

@@ -47,6 +47,7 @@ fn named(function: &str) -> Symbol {
         line: None,
         column: None,
         definition: false,
+        generated: None,
     }
 }
 
@@ -71,6 +72,7 @@ fn script(text: &str) -> Symbol {
         line,
         column,
         definition: line.is_some(),
+        generated: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Raw stack copies to frames with names, files, lines and owners.
 //!
-//! May import `model`, `binary`, the contract and the file system; nothing of the loader or the ingest. A process is
+//! May import `model`, `binary`, `host::proc::Root`, the contract and the file system; nothing of the loader or the ingest. A process is
 //! looked at once ([`Symbolizer::observe`]) and what was seen is kept, so that stacks still
 //! resolve when its files are gone or it has ended. Invariants: registers, stack bytes, files and
 //! names come from traced processes and are never trusted; every cache is bounded; a stack that
@@ -218,6 +218,7 @@ impl Symbolizer {
             return truncated("the process is not known".to_owned());
         };
         let process = &mut entry.process;
+        let named = process.runtime.as_mut().and_then(|runtime| runtime.name(raw));
         process.drop_changed();
         let mut walk = process.walk(raw);
         // Code may have been loaded or made since.
@@ -243,12 +244,22 @@ impl Symbolizer {
             addresses.resize(frames.len(), address.value);
         }
         let resolved = finish(raw, &walk, frames);
-        let Some(mut runtime) = process.runtime.take() else { return resolved };
-        let merged = runtime.merge(resolved, &addresses, raw, |address| {
+        let Some(runtime) = process.runtime.take() else { return resolved };
+        let merged = runtime.merge(resolved, &addresses, named, raw, |address| {
             native_at(&mut self.native, &mut self.resolved, process, address).first().cloned()
         });
         process.runtime = Some(runtime);
         merged
+    }
+
+    /// Reads what the first stack of a process would wait for, where its runtime moves what frames
+    /// refer to: the unwind information and the symbols of a large program.
+    pub fn prepare(&mut self, pid: u32) {
+        let Some(Entry { process, .. }) = self.processes.get_mut(&pid) else { return };
+        if let Some(address) = process.runtime_code() {
+            process.index();
+            native_at(&mut self.native, &mut self.resolved, process, address);
+        }
     }
 
     /// What is to be copied of the frames of a process's runtime, if they are understood.
@@ -363,6 +374,7 @@ fn named(symbols: &mut NativeSymbols, code: &process::Code, address: u64) -> Vec
                     line: at.line,
                     column: None,
                     definition: false,
+                    generated: None,
                 };
                 frame(symbol, kind, at.inlined)
             })

@@ -88,5 +88,6 @@ fn symbol(function: &str, code: Option<&CodeInfo<'_>>) -> Symbol {
         line: code.and_then(|code| code.line).filter(|&line| line != 0),
         column: code.and_then(|code| code.column).filter(|&column| column != 0).map(u32::from),
         definition: false,
+        generated: None,
     }
 }

@@ -516,6 +516,16 @@ pub(super) fn script(file: Option<&str>) -> FrameKind {
     }
 }
 
+/// The owner of a source that scripts were made from, by its path.
+pub(super) fn original(path: &str) -> FrameKind {
+    let path = path.trim_start_matches('/');
+    // What the bundler puts in to load the rest.
+    if path.starts_with("webpack/") {
+        return FrameKind::Library;
+    }
+    script(Some(&format!("/{path}")))
+}
+
 // --- Java and other generated code ---
 
 const JAVA_RUNTIME: [&str; 6] = ["java.", "javax.", "jdk.", "sun.", "com.sun.", "kotlin."];
@@ -671,7 +681,7 @@ pub(super) fn generated(name: &str) -> FrameKind {
 
 #[cfg(test)]
 mod tests {
-    use super::{NativeModule, Role, go, java, native, python, script, shortened};
+    use super::{NativeModule, Role, go, java, native, original, python, script, shortened};
     use crate::model::FrameKind::{App, Driver, Library, Runtime};
 
     #[test]
@@ -774,6 +784,21 @@ mod tests {
             ("node:internal/timers", Runtime),
         ] {
             assert_eq!(script(Some(file)), kind, "{file}");
+        }
+    }
+
+    #[test]
+    fn sources_are_told_by_the_innermost_package_wherever_they_were() {
+        for (path, kind) in [
+            ("/srv/node_modules/pg/lib/client.js", Driver),
+            ("node_modules/pg/lib/client.js", Driver),
+            ("node_modules/express/index.js", Library),
+            ("webpack/bootstrap", Library),
+            ("src/internal/orders.ts", App),
+            ("internal/orders.ts", App),
+            ("/srv/src/pg/orders.ts", App),
+        ] {
+            assert_eq!(original(path), kind, "{path}");
         }
     }
 

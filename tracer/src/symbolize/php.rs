@@ -180,6 +180,7 @@ impl Php {
             line,
             column: None,
             definition: false,
+            generated: None,
         })
     }
 

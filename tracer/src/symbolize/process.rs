@@ -51,6 +51,8 @@ pub(super) struct Process {
     pub code: Vec<Option<Code>>,
     unwinder: Option<Unwinder>,
     perf_map: Option<PerfMap>,
+    /// There was none when it was looked for at the present stack.
+    no_perf_map: bool,
     pub runtime: Option<Runtime>,
     /// Files that could not be opened.
     unopened: u64,
@@ -72,6 +74,7 @@ impl Process {
             code: Vec::new(),
             unwinder: None,
             perf_map: None,
+            no_perf_map: false,
             runtime: None,
             unopened: 0,
         };
@@ -179,7 +182,8 @@ impl Process {
                 return Hotspot::new(self.pid, machine, code.bias?).map(Runtime::Java);
             }
             match code.module.node()? {
-                Ok(engine) => Node::new(self.pid, Rc::clone(engine), code.bias?).map(Runtime::Node),
+                Ok(engine) => Node::new(self.pid, Rc::clone(engine), code.bias?)
+                    .map(|node| Runtime::Node(Box::new(node))),
                 Err(reason) => Some(Runtime::Unknown(format!("no JavaScript frames: {reason}"))),
             }
         });
@@ -223,9 +227,25 @@ impl Process {
         (unwinder, &self.maps)
     }
 
+    /// Makes the unwind information ready.
+    pub fn index(&mut self) {
+        self.unwinder();
+    }
+
+    /// An address in the code of a runtime that moves what its frames refer to.
+    pub fn runtime_code(&self) -> Option<u64> {
+        let Some(Runtime::Node(_)) = &self.runtime else { return None };
+        let is_engine = |code: &Option<Code>| {
+            code.as_ref().is_some_and(|code| code.bias.is_some() && code.module.node().is_some())
+        };
+        let index = self.code.iter().position(is_engine)?;
+        Some(self.maps.code.get(index)?.start)
+    }
+
     /// Walks a stack of this process.
     pub fn walk(&mut self, raw: &RawStack) -> Walk {
         let mut runtime = self.runtime.take();
+        self.no_perf_map = false;
         let (unwinder, maps) = self.unwinder();
         let walk = match &mut runtime {
             Some(Runtime::Java(java)) => {
@@ -269,7 +289,9 @@ impl Process {
 
     /// The names that the process wrote down for the code it made.
     pub fn perf_map(&mut self) -> Option<&mut PerfMap> {
-        if self.perf_map.is_none() {
+        if self.perf_map.is_none() && !self.no_perf_map {
+            // Else it would be looked for at every frame of generated code.
+            self.no_perf_map = true;
             let identity = identity(self.pid).ok()?;
             if start_time(self.pid).ok() != Some(self.start_time) {
                 return None;

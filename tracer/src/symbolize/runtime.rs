@@ -8,7 +8,7 @@ use tracer_ebpf::python::Layout;
 use tracer_ebpf::runtime::END_UNREADABLE;
 
 use super::hotspot::Hotspot;
-use super::node::{self, Node};
+use super::node::{self, Called, Node};
 use super::php::{self, Php};
 use super::python::Python;
 use super::{RawStack, Resolved};
@@ -31,7 +31,7 @@ pub enum RuntimeFrames {
 pub(super) enum Runtime {
     Python(Python),
     Php(Php),
-    Node(Node),
+    Node(Box<Node>),
     /// Its frames are found while the stack is walked.
     Java(Hotspot),
     /// Its frames are not understood, for this reason.
@@ -50,46 +50,72 @@ impl Runtime {
         }
     }
 
-    /// The runtime's frames put into the native stack, of which `addresses` has that of each frame.
-    /// `native_at` gives the innermost native frame at an address.
-    pub fn merge(
-        &mut self,
-        native: Resolved,
-        addresses: &[u64],
-        raw: &RawStack,
-        mut native_at: impl FnMut(u64) -> Option<Frame>,
-    ) -> Resolved {
+    /// Names the runtime's frames that were copied with a stack; `None` where there are none. First
+    /// of all, because what they refer to is the runtime's to move.
+    pub fn name(&mut self, raw: &RawStack) -> Option<Named> {
         match self {
-            // No runtime was called, or it was not found.
-            Self::Node(_) if raw.runtime.is_empty() && raw.runtime_end == END_UNREADABLE => {
-                unless_named(native, "no JavaScript frames: there are no frame pointers")
-            }
-            Self::Python(_) | Self::Php(_) | Self::Node(_) if raw.runtime.is_empty() => native,
+            _ if raw.runtime.is_empty() => None,
             Self::Python(python) => {
                 let (frames, truncated) = python.frames(&raw.runtime, raw.runtime_end);
-                let frames = python.merge(native.stack.frames, frames);
-                Resolved { stack: Stack { frames, truncated }, cut: false }
+                Some(Named::Interpreted(frames, truncated))
             }
             Self::Php(php) => {
                 let (frames, truncated) = php.frames(&raw.runtime, raw.runtime_end);
-                let frames = php::merge(native.stack.frames, frames);
-                Resolved { stack: Stack { frames, truncated }, cut: false }
+                Some(Named::Interpreted(frames, truncated))
             }
             Self::Node(node) => {
                 let (called, truncated) = node.frames(&raw.runtime, raw.runtime_end);
+                Some(Named::Node(called, truncated))
+            }
+            Self::Java(_) | Self::Unknown(_) => None,
+        }
+    }
+
+    /// The named frames put into the native stack, of which `addresses` has that of each frame.
+    /// `native_at` gives the innermost native frame at an address.
+    pub fn merge(
+        &self,
+        native: Resolved,
+        addresses: &[u64],
+        named: Option<Named>,
+        raw: &RawStack,
+        mut native_at: impl FnMut(u64) -> Option<Frame>,
+    ) -> Resolved {
+        match (self, named) {
+            (Self::Unknown(reason), _) => unless_named(native, reason),
+            (Self::Java(java), _) => match java.refused() {
+                Some(reason) => unless_named(native, reason),
+                None => native,
+            },
+            // No runtime was called, or it was not found.
+            (Self::Node(_), None) if raw.runtime_end == END_UNREADABLE => {
+                unless_named(native, "no JavaScript frames: there are no frame pointers")
+            }
+            (_, None) => native,
+            (_, Some(Named::Interpreted(frames, truncated))) => {
+                let native = native.stack.frames;
+                let frames = match self {
+                    Self::Python(python) => python.merge(native, frames),
+                    _ => php::merge(native, frames),
+                };
+                Resolved { stack: Stack { frames, truncated }, cut: false }
+            }
+            (_, Some(Named::Node(called, truncated))) => {
                 let native = addresses.iter().copied().zip(native.stack.frames).collect();
                 let frames = node::merge(native, called, |pc| {
                     native_at(pc.saturating_sub(1)).is_some_and(|frame| node::is_foreign(&frame))
                 });
                 Resolved { stack: Stack { frames, truncated }, cut: false }
             }
-            Self::Java(java) => match java.refused() {
-                Some(reason) => unless_named(native, reason),
-                None => native,
-            },
-            Self::Unknown(reason) => unless_named(native, reason),
         }
     }
+}
+
+/// A runtime's frames of one stack, and why their outer end is missing.
+pub(super) enum Named {
+    /// Of an interpreter that keeps them apart from the native ones.
+    Interpreted(Vec<Frame>, Option<String>),
+    Node(Vec<Called>, Option<String>),
 }
 
 /// Says why there are no frames of the runtime, unless there are some, by a perf map.

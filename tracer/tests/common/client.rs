@@ -40,6 +40,8 @@ pub enum Kind {
     NodeWith(&'static str, &'static str),
     /// The same programs by another version of Node.js: its number and the library.
     NodeAt(u8, &'static str),
+    /// The TypeScript client, as made by the compiler or the bundler: a file that it wrote.
+    TypeScript(u8, &'static str),
     /// With the flags that make V8 write down the names of its code.
     NodeWithPerfMap,
     /// With command-line flags.
@@ -90,6 +92,10 @@ impl Kind {
             Self::NodeWith(library, options) => node(&["--with", library, options]),
             Self::NodeAt(major, library) => {
                 node_at(clients::node(major), &[], &["--with", library])
+            }
+            Self::TypeScript(major, file) => {
+                let file = clients::typescript_dir().join(file).display().to_string();
+                node_at(clients::node(major), &[], &["--with", &file])
             }
             Self::NodeWithPerfMap => {
                 let flags = ["--perf-basic-prof", "--interpreted-frames-native-stack"];

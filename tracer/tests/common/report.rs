@@ -106,6 +106,11 @@ impl<'a> Finding<'a> {
         self.0["blame"]["file"].as_str()
     }
 
+    /// What runs, when the line is of what it was made from.
+    pub fn generated_file(self) -> Option<&'a str> {
+        self.0["blame"]["generated"]["file"].as_str()
+    }
+
     pub fn line(self) -> Option<u64> {
         self.0["blame"]["line"].as_u64()
     }

@@ -13,10 +13,12 @@ mod circumstances;
 mod clients;
 mod descriptors;
 mod go;
+mod gone;
 mod java_frames;
 mod losses;
 mod node;
 mod node_frames;
+mod node_sources;
 mod pools;
 mod python;
 mod python_frames;
@@ -26,6 +28,8 @@ mod server;
 mod standby;
 mod vm;
 mod waits;
+
+use std::process::Command;
 
 use common::client::{Client, Kind};
 use common::report::Report;
@@ -48,10 +52,14 @@ struct Seen {
 }
 
 fn watch(kind: Kind, commands: &[&str]) -> Seen {
+    watch_command(&mut kind.command(), commands)
+}
+
+fn watch_command(command: &mut Command, commands: &[&str]) -> Seen {
     let server = server();
     // Before the tracer, which has probed what runs when it says that it watches. Other tests run
     // the same programs at the same time, and it is not asked about those.
-    let client = Client::start(kind, &server);
+    let client = Client::spawn(command.envs(server.environment()));
     watch_client(&server, client, commands)
 }
 

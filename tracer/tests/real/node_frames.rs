@@ -1,9 +1,18 @@
 //! Stacks of Node.js that are harder to tell: which function, which file and which line, in the
 //! versions of Node.js that are installed here. No flags, no restart.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tracer::binary::elf::Elf;
+use xtask::clients;
+
 use crate::common::client::{Kind, leak_line_in};
 use crate::common::report::Report;
-use crate::{FOUND, NOTHING_FOUND, watch};
+use crate::{FOUND, NOTHING_FOUND, watch, watch_command};
 
 const NODE_20: Kind = Kind::NodeAt(20, "frames");
 const NODE_24: Kind = Kind::NodeAt(24, "frames");
@@ -121,4 +130,57 @@ fn what_the_event_loop_sends_is_nobodys() {
 fn a_perf_map_changes_nothing() {
     let (function, source) = ("forgottenRelease", "node/leaks.js");
     is_found(Kind::NodeWithPerfMap, &["leak forgotten 7"], function, source, "forgotten");
+}
+
+#[test]
+fn what_v8_moves_before_the_threshold_is_named_in_time() {
+    is_found(NODE_20, &["moved 7 20"], "first", SOURCE, "first");
+}
+
+/// A copy of Node.js whose V8 says that it is of a later major version: the number, and the text of
+/// the whole that its snapshot of memory has, too.
+fn of_a_later_version(directory: &Path) -> PathBuf {
+    const MAJOR: &[u8] = b"_ZN2v88internal7Version6major_E";
+    let known = clients::node(24);
+    let said = Command::new(&known).args(["-p", "process.versions.v8"]).output();
+    let said = said.expect("Node.js runs").stdout.trim_ascii().to_vec();
+    let mut bytes = fs::read(&known).expect("Node.js is installed");
+    let at = {
+        let elf = Elf::parse(&bytes).expect("a program");
+        let symbol = elf.exports().find(|symbol| symbol.name == MAJOR).expect("V8 is in it");
+        elf.file_offset(symbol.vaddr).expect("it has a value")
+    };
+    let at = usize::try_from(at).expect("an offset");
+    bytes[at..at + 4].copy_from_slice(&99_u32.to_le_bytes());
+    let texts: Vec<usize> = memchr::memmem::find_iter(&bytes, &said).collect();
+    for at in texts {
+        bytes[at..at + 2].copy_from_slice(b"99");
+    }
+    let program = directory.join("node");
+    fs::write(&program, bytes).expect("there is room");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    program
+}
+
+#[test]
+fn of_a_version_of_v8_that_is_not_known_native_frames_remain_and_the_report_says_why() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let usual = NODE_24.command();
+    let mut command = Command::new(of_a_later_version(directory.path()));
+    command.args(usual.get_args());
+    command.envs(usual.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let seen = watch_command(&mut command, &["leak first 7"]);
+    let whole = &seen.report.0;
+    let finding = seen.report.only_accusation();
+    assert_eq!((finding.verdict(), finding.count()), ("leak", 7), "{whole:#}");
+    assert_eq!(finding.function(), None, "{whole:#}");
+    let reason = "no JavaScript frames: V8 99.6 is not known";
+    let stack = &finding.0["stacks"][0];
+    assert_eq!(stack["truncated"], reason, "{whole:#}");
+    let frames = stack["frames"].as_array().expect("a list");
+    let functions = frames.iter().filter_map(|frame| frame["function"].as_str());
+    assert!(functions.clone().any(|name| name.contains("RunMicrotasks")), "{whole:#}");
+    let evidence = finding.0["evidence"].as_array().expect("a list");
+    let says = |sentence: &Value| sentence.as_str().is_some_and(|text| text.contains(reason));
+    assert!(evidence.iter().any(says), "{whole:#}");
 }

@@ -118,6 +118,7 @@ pub fn frame(function: &str, file: &str, line: u32, kind: FrameKind) -> Frame {
             line: Some(line),
             column: None,
             definition: false,
+            generated: None,
         }),
         module: None,
         kind,

@@ -191,7 +191,12 @@ fn finding(
     );
     let stacks: Vec<_> = stacks.into_iter().map(|(of, stack)| (of, stack.clone())).collect();
     let blame = blamed.map(|(of, frame, _)| (of, frame));
+    let missing = stacks.iter().find_map(|(_, stack)| stack.truncated.as_deref());
     match &blame {
+        None if let Some(reason) = missing => evidence.push(format!(
+            "Application frames are not on the stack as far as it is known, so no line is blamed: \
+             {reason}."
+        )),
         None if stacks.iter().any(|(_, stack)| !stack.frames.is_empty()) => evidence.push(
             "Application frames are not on the stack: it was taken where a runtime, a driver or \
              an event loop wrote, so no line is blamed."

@@ -290,6 +290,7 @@ fn frame(layout: &Layout, method: &Method, instruction: Option<u16>, inlined: bo
             line,
             column: None,
             definition: false,
+            generated: None,
         }),
         module: None,
         inlined,

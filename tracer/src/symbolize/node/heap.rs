@@ -135,8 +135,19 @@ impl<M: Memory> Heap<'_, M> {
 
     /// Hands on the units of a string, at most so many.
     pub fn units(&self, pointer: u64, most: u32, sink: &mut dyn FnMut(u16)) -> Option<()> {
+        self.some_units(pointer, 0, most, sink)
+    }
+
+    /// The same from one of them on.
+    pub fn some_units(
+        &self,
+        pointer: u64,
+        from: u32,
+        most: u32,
+        sink: &mut dyn FnMut(u16),
+    ) -> Option<()> {
         // What is still to come, innermost last: a string, and which of its units.
-        let mut parts = vec![(pointer, 0_u32, most)];
+        let mut parts = vec![(pointer, from, most)];
         for _ in 0..MAX_PARTS {
             let Some((pointer, from, count)) = parts.pop() else { return Some(()) };
             let string = self.object(pointer)?;

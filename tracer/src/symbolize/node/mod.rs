@@ -1,6 +1,6 @@
 //! Frames of JavaScript in a Node.js process, as copied at an event, to functions, files and lines.
 //!
-//! May import `model`, the contract, `binary` and `owner`. What a frame refers to, its function's
+//! May import `model`, the contract, `binary`, `host::proc::Root` and `owner`. What a frame refers to, its function's
 //! `SharedFunctionInfo`, its bytecode and its code, outlives the call and is read from the
 //! process's memory when a stack is resolved; what was read is kept. Invariants: memory of traced
 //! processes is never trusted: every read is bounded, and an object is what its map says; a frame
@@ -8,13 +8,16 @@
 
 mod engine;
 mod heap;
+mod original;
 mod positions;
 mod scripts;
+mod source_map;
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use tracer_ebpf::node::{
@@ -24,10 +27,13 @@ use tracer_ebpf::runtime::{END_TOO_DEEP, END_UNREADABLE, FRAME_BYTES};
 
 pub(super) use self::engine::Engine;
 use self::heap::{Heap, Memory, Object, small_integer, word};
+use self::original::{Maps, Sources};
 use self::positions::{LineCounter, Lines, Position, bytecode_offset, position};
+use self::source_map::{CommentFinder, percent_decoded};
 use super::cache::Cache;
 use super::owner;
-use crate::model::{Frame, FrameKind, Symbol};
+use crate::host::proc::Root;
+use crate::model::{Frame, FrameKind, Generated, Symbol};
 
 /// Half the number of functions remembered for one process, and of scripts.
 const CACHED_FUNCTIONS: usize = 2_048;
@@ -44,6 +50,8 @@ const MAX_BYTECODE: usize = 1 << 20;
 const MAX_INLINED: usize = 64;
 /// Words of a scope among which the function's name is looked for, behind its variables.
 const SCOPE_WORDS: usize = 8;
+/// Units of a script's text before a function's definition among which its name is looked for.
+const NAME_UNITS: u32 = 64;
 /// Variables of a scope; more are kept elsewhere, and one word tells where.
 const MAX_INLINE_LOCALS: usize = 75;
 
@@ -66,7 +74,8 @@ impl Node {
     /// ended.
     pub fn new(pid: u32, engine: Rc<Engine>, bias: u64) -> Option<Self> {
         let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
-        Some(Self(Isolates::new(ProcessMemory(memory), engine, bias)))
+        let root = Root::open(&PathBuf::from(format!("/proc/{pid}/root")));
+        Some(Self(Isolates::new(ProcessMemory(memory), Maps::new(root), engine, bias)))
     }
 
     /// Names the frames, each with where its code goes on, and says why the outer end is missing.
@@ -112,6 +121,16 @@ struct Script {
     lines: Option<Lines>,
     /// Lines before the text.
     first_line: u32,
+    /// What the application's own was made from.
+    sources: Option<Sources>,
+}
+
+/// What was found at a place.
+#[derive(Clone)]
+struct Place {
+    /// Whose it was: another function may come to live there.
+    function: Rc<Function>,
+    frames: Rc<[Frame]>,
 }
 
 /// What optimised code says of itself for the case that it has to be given up.
@@ -150,6 +169,7 @@ impl Deoptimization {
 
 struct Isolates<M> {
     memory: M,
+    maps: Maps,
     engine: Rc<Engine>,
     bias: u64,
     functions: Cache<u64, Rc<Function>>,
@@ -157,14 +177,14 @@ struct Isolates<M> {
     known_script: Option<scripts::Known>,
     /// By function, code and place in it, all as the frame has them: V8 drops the bytecode and the
     /// code of functions that were not called for a while.
-    places: Cache<[u64; 4], Rc<[Frame]>>,
+    places: Cache<[u64; 4], Place>,
 }
 
 impl<M: Memory> Isolates<M> {
-    fn new(memory: M, engine: Rc<Engine>, bias: u64) -> Self {
+    fn new(memory: M, maps: Maps, engine: Rc<Engine>, bias: u64) -> Self {
         let (functions, scripts) = (Cache::new(CACHED_FUNCTIONS), Cache::new(CACHED_SCRIPTS));
         let places = Cache::new(CACHED_PLACES);
-        Self { memory, engine, bias, functions, scripts, known_script: None, places }
+        Self { memory, maps, engine, bias, functions, scripts, known_script: None, places }
     }
 
     fn heap(&self) -> Heap<'_, M> {
@@ -181,47 +201,65 @@ impl<M: Memory> Isolates<M> {
         let shared = at(FUNCTION_WORDS + self.engine.function_shared)?;
         let code = at(FUNCTION_WORDS + self.engine.function_code)?;
         let (bytecode, offset) = (at(BYTECODE_ARRAY)?, at(BYTECODE_OFFSET)?);
-        let function = self.function(shared)?;
+        let object = self.heap().object(shared);
+        let function = self.function(shared, object.as_ref())?;
         let place = match small_integer(offset) {
             Some(_) => [shared, bytecode, offset, 0],
             None => [shared, code, 0, pc],
         };
-        let own = self.bytecode_of(shared);
+        let own = object.and_then(|object| self.bytecode_of(&object));
         let kind = self.engine.types.bytecode;
-        let of_frame = self.heap().typed(bytecode, kind);
-        if let (Some(own), Some(of_frame)) = (&own, &of_frame)
-            && own.address != of_frame.address
-        {
+        let is_own = own.as_ref().is_some_and(|own| own.address | TAG == bytecode);
+        let of_frame = if is_own { None } else { self.heap().typed(bytecode, kind) };
+        if own.is_some() && of_frame.is_some() {
             // Another function lives where this one's was.
             return None;
         }
-        if let (Some(offset), Some(bytecode)) = (small_integer(offset), &of_frame) {
+        if is_own
+            && small_integer(offset).is_some()
+            && let Some(known) = self.known(&place, &function)
+        {
+            return Some(known);
+        }
+        let of_frame = if is_own { own.as_ref() } else { of_frame.as_ref() };
+        if let (Some(offset), Some(bytecode)) = (small_integer(offset), of_frame) {
             // From the tagged pointer to the array.
             let data = u64::try_from(self.engine.bytecode_data).ok()?;
             let offset = u64::try_from(offset).ok()?.checked_sub(data - TAG)?;
             let frames = vec![frame(&function, self.at_bytecode(bytecode, offset), false)];
-            return Some(self.remembered(place, frames));
+            return Some(self.remembered(place, &function, frames));
         }
         // What it ran then, as far as that is known, and what it has now.
         let code = self.code(code).into_iter().chain(self.data_of(shared));
-        let bytecode = own.or(of_frame);
+        let bytecode = own.as_ref().or(of_frame);
         let mut code = code.collect::<Vec<_>>().into_iter();
-        let compiled =
-            code.find_map(|code| self.compiled(shared, &function, &code, bytecode.as_ref(), pc));
+        let compiled = code.find_map(|code| self.compiled(shared, &function, &code, bytecode, pc));
         let frames = compiled.unwrap_or_else(|| vec![frame(&function, None, false)]);
-        Some(self.remembered(place, frames))
+        Some(self.remembered(place, &function, frames))
     }
 
     /// The frames of a place, those that were found before where it is not known any more.
-    fn remembered(&mut self, place: [u64; 4], frames: Vec<Frame>) -> Vec<Frame> {
+    fn remembered(
+        &mut self,
+        place: [u64; 4],
+        function: &Rc<Function>,
+        frames: Vec<Frame>,
+    ) -> Vec<Frame> {
         let is_exact = |frame: &Frame| {
             frame.symbol.as_ref().is_some_and(|symbol| symbol.line.is_some() && !symbol.definition)
         };
         if frames.iter().all(is_exact) {
-            self.places.insert(place, Rc::from(frames.as_slice()));
+            let found = Place { function: Rc::clone(function), frames: frames.as_slice().into() };
+            self.places.insert(place, found);
             return frames;
         }
-        self.places.get(&place).map_or(frames, |known| known.to_vec())
+        self.known(&place, function).unwrap_or(frames)
+    }
+
+    /// What was found before at a place, if it was this function's.
+    fn known(&mut self, place: &[u64; 4], function: &Rc<Function>) -> Option<Vec<Frame>> {
+        let known = self.places.get(place)?;
+        Rc::ptr_eq(&known.function, function).then(|| known.frames.to_vec())
     }
 
     /// The place of an instruction in its script.
@@ -292,7 +330,9 @@ impl<M: Memory> Isolates<M> {
                 let at = usize::from(place.inlining - 1) * 16;
                 let index = usize::try_from(word(&calls, at + 8)? as u32 as i32).ok()?;
                 // The lowest bits may say that the array does not keep it.
-                let callee = self.function((*inlined.get(index)? & !TAG_MASK) | TAG)?;
+                let callee = (*inlined.get(index)? & !TAG_MASK) | TAG;
+                let object = self.heap().object(callee);
+                let callee = self.function(callee, object.as_ref())?;
                 frames.push(frame(&callee, place.at, true));
                 let next = Position::unpack(word(&calls, at)?);
                 if next.inlining >= place.inlining {
@@ -305,10 +345,10 @@ impl<M: Memory> Isolates<M> {
         Some(frames)
     }
 
-    /// The function at an address; of a process that has ended, what is remembered.
-    fn function(&mut self, shared: u64) -> Option<Rc<Function>> {
+    /// The function at an address, from its object; of a process that has ended, what is remembered.
+    fn function(&mut self, shared: u64, object: Option<&Object>) -> Option<Rc<Function>> {
         let known = self.functions.get(&shared);
-        let Some(object) = self.heap().object(shared) else { return known };
+        let Some(object) = object else { return known };
         let engine = Rc::clone(&self.engine);
         if object.kind != engine.types.shared {
             return None;
@@ -319,10 +359,37 @@ impl<M: Memory> Isolates<M> {
             return Some(known);
         }
         let (name, start) = self.name(name)?;
-        let function = Function { identity, name, script: self.script(script), start };
-        let function = Rc::new(function);
+        let script = self.script(script);
+        let original = script.as_ref().and_then(|script| self.original_name(script, &name, start?));
+        let name = original.unwrap_or(name);
+        let function = Rc::new(Function { identity, name, script, start });
         self.functions.insert(shared, Rc::clone(&function));
         Some(function)
+    }
+
+    /// What a function was called before a compiler gave it a shorter name: its source map says so
+    /// where the name is, before the definition.
+    fn original_name(&self, script: &Script, name: &str, start: u32) -> Option<String> {
+        let sources = script.sources.as_ref()?;
+        let from = start.saturating_sub(NAME_UNITS);
+        let mut text = Vec::new();
+        self.heap().some_units(script.identity[1], from, start - from, &mut |unit| {
+            text.push(unit);
+        })?;
+        let name: Vec<u16> = name.encode_utf16().collect();
+        // The whole word.
+        let is_of_name = |unit: Option<&u16>| {
+            let unit = unit.and_then(|unit| char::from_u32(u32::from(*unit)));
+            unit.is_some_and(|unit| unit.is_alphanumeric() || matches!(unit, '_' | '$'))
+        };
+        let found = (0..text.len()).rev().find(|&at| {
+            text[at..].starts_with(&name)
+                && !is_of_name(text.get(at + name.len()))
+                && !is_of_name(at.checked_sub(1).and_then(|before| text.get(before)))
+        })?;
+        let at = from.checked_add(u32::try_from(found).ok()?)?;
+        let (line, column) = script.lines.as_ref()?.of(at)?;
+        Some(sources.at(line, column)?.name?.to_owned())
     }
 
     /// A function's name and where it begins, from the name alone or from what describes its scope.
@@ -421,11 +488,11 @@ impl<M: Memory> Isolates<M> {
         heap.object(heap.object(shared)?.word(self.engine.shared_data)?)
     }
 
-    /// The bytecode of a function, when it has some now.
-    fn bytecode_of(&self, shared: u64) -> Option<Object> {
+    /// The bytecode of a function's object, when it has some now.
+    fn bytecode_of(&self, shared: &Object) -> Option<Object> {
         let (heap, engine) = (self.heap(), &self.engine);
         let types = &engine.types;
-        let mut object = self.data_of(shared)?;
+        let mut object = heap.object(shared.word(engine.shared_data)?)?;
         for _ in 0..3 {
             let next = match object.kind {
                 kind if kind == types.bytecode => return Some(object),
@@ -451,12 +518,16 @@ impl<M: Memory> Isolates<M> {
         if let Some(known) = known {
             return Some(known);
         }
-        let heap = self.heap();
-        let file = heap.string(name, MAX_NAME).filter(|name| !name.is_empty());
+        let file = self.heap().string(name, MAX_NAME).filter(|name| !name.is_empty());
+        let file = file.map(|name| path(&name));
+        let (lines, map) =
+            self.text(object.word(engine.script_line_ends)?, source, file.as_deref());
+        let sources = file.as_deref().zip(map).and_then(|(file, url)| self.maps.find(file, &url));
         let script = Rc::new(Script {
             identity,
-            file: file.map(|name| path(&name)),
-            lines: self.lines(object.word(engine.script_line_ends)?, source),
+            file,
+            lines,
+            sources,
             // Behind the name.
             first_line: object
                 .word(engine.script_name + 8)
@@ -468,41 +539,60 @@ impl<M: Memory> Isolates<M> {
         Some(script)
     }
 
-    fn lines(&self, ends: u64, source: u64) -> Option<Lines> {
+    /// Where the lines of a script's text begin, and the URL of its source map: libraries are shown
+    /// as they are installed.
+    fn text(&self, ends: u64, source: u64, file: Option<&str>) -> (Option<Lines>, Option<String>) {
         let heap = self.heap();
-        if let Some(ends) = heap.array(ends) {
+        let known = heap.array(ends).map(|ends| {
             let ends = ends.into_iter().map_while(small_integer);
-            return Some(Lines::from_ends(ends.map(i32::cast_unsigned)));
+            Lines::from_ends(ends.map(i32::cast_unsigned))
+        });
+        let is_own = owner::script(file) == FrameKind::App;
+        if known.is_some() && !is_own {
+            return (known, None);
         }
-        let mut counter = LineCounter::default();
-        heap.units(source, MAX_TEXT, &mut |unit| counter.push(unit))?;
-        Some(counter.lines())
+        let (mut counter, mut finder) = (LineCounter::default(), CommentFinder::default());
+        let read = heap.units(source, MAX_TEXT, &mut |unit| {
+            counter.push(unit);
+            finder.push(unit);
+        });
+        let url = finder.finish().filter(|_| is_own && read.is_some());
+        (known.or_else(|| read.map(|()| counter.lines())), url)
     }
 }
 
 /// The frame of a function at a place of its script; where that is not known, at its definition.
 fn frame(function: &Function, at: Option<u32>, inlined: bool) -> Frame {
     let script = function.script.as_deref();
-    let place = script.and_then(|script| {
-        let (line, column) = script.lines.as_ref()?.of(at.or(function.start)?)?;
-        Some((line.saturating_add(script.first_line), column))
-    });
+    let place = script.and_then(|script| script.lines.as_ref()?.of(at.or(function.start)?));
     let file = script.and_then(|script| script.file.as_deref());
-    Frame {
-        kind: match script {
-            Some(_) => owner::script(file),
-            None => FrameKind::Runtime,
-        },
-        symbol: Some(Symbol {
-            function: owner::shortened(&function.name),
-            file: file.map(owner::shortened),
-            line: place.map(|(line, _)| line),
-            column: place.map(|(_, column)| column),
-            definition: at.is_none() && place.is_some(),
-        }),
-        module: None,
-        inlined,
-    }
+    let mut symbol = Symbol {
+        function: owner::shortened(&function.name),
+        file: file.map(owner::shortened),
+        line: place.zip(script).map(|((line, _), script)| line.saturating_add(script.first_line)),
+        column: place.map(|(_, column)| column),
+        definition: at.is_none() && place.is_some(),
+        generated: None,
+    };
+    let kind = match script {
+        Some(Script { sources: Some(sources), .. }) => made_from(sources, place, &mut symbol),
+        Some(_) => owner::script(file),
+        None => FrameKind::Runtime,
+    };
+    Frame { kind, symbol: Some(symbol), module: None, inlined }
+}
+
+/// Replaces a place in a generated script by that in what it was made from, and says whose that is.
+/// What was made from nothing is a compiler's own, or a bundler's.
+fn made_from(sources: &Sources, place: Option<(u32, u32)>, symbol: &mut Symbol) -> FrameKind {
+    let Some(original) = place.and_then(|(line, column)| sources.at(line, column)) else {
+        return FrameKind::Library;
+    };
+    let file = symbol.file.replace(owner::shortened(&original.file)).unwrap_or_default();
+    let line = symbol.line.replace(original.line);
+    let column = symbol.column.replace(original.column);
+    symbol.generated = Some(Generated { file, line, column });
+    owner::original(&original.file)
 }
 
 fn unknown() -> Frame {
@@ -511,24 +601,10 @@ fn unknown() -> Frame {
 
 /// The path of a script that is named by one or by a `file:` URL.
 fn path(name: &str) -> String {
-    let Some(encoded) = name.strip_prefix("file://") else { return name.to_owned() };
-    let mut bytes = Vec::with_capacity(encoded.len());
-    let mut rest = encoded.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let digits = tail.first_chunk::<2>().and_then(|digits| std::str::from_utf8(digits).ok());
-        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match (first, byte) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
+    match name.strip_prefix("file://") {
+        Some(encoded) => String::from_utf8_lossy(&percent_decoded(encoded)).into_owned(),
+        None => name.to_owned(),
     }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// One stack of both: JavaScript's frames are put where their code is among the native ones, whose
@@ -683,11 +759,18 @@ mod tests {
     }
 
     fn sample(name: &str) -> Sample {
+        sample_with(name, 8, "")
+    }
+
+    /// The same with another beginning of the function, and with more text.
+    fn sample_with(name: &str, start: i32, end: &str) -> Sample {
         let mut writer = Writer::default();
         let name = writer.string(name);
-        // Flags, parameters, locals, the name and its place, start and end.
-        let scope = writer.words(261, &[0, 0, 0, name, small(-1), small(8), small(40)]);
-        let source = writer.string("// first\nasync function f() {\n  g();\n}\n");
+        // Flags, parameters, locals, the name and its place, start and end, the scope around.
+        let words = [0, 0, 0, name, small(-1), small(start), small(40), BASE | TAG];
+        let scope = writer.words(261, &words);
+        let text = format!("// first\nasync function f() {{\n  g();\n}}\n{end}");
+        let source = writer.string(&text);
         let file = writer.string("file:///srv/a%20b.mjs");
         let script = writer.words(167, &[source, file, 0, 0, 0, 0, small(0)]);
         // Offset 0 at 10, and 5 bytes on at 30, as differences: doubled for the sign, and places doubled
@@ -715,7 +798,7 @@ mod tests {
 
     fn resolve(sample: Sample, offset: u64, shared: u64) -> Vec<Frame> {
         let Sample { writer, bytecode, .. } = sample;
-        let mut node = Isolates::new(Bytes(writer.0), Rc::new(engine()), 0);
+        let mut node = Isolates::new(Bytes(writer.0), Maps::new(None), Rc::new(engine()), 0);
         let raw = raw([
             (BYTECODE_OFFSET, offset),
             (BYTECODE_ARRAY, bytecode),
@@ -740,10 +823,53 @@ mod tests {
                 line: Some(line),
                 column: Some(column),
                 definition: false,
+                generated: None,
             };
             let kind = FrameKind::App;
             let frame = Frame { symbol: Some(symbol), module: None, kind, inlined: false };
             assert_eq!(frames, [frame], "at {offset}");
+        }
+    }
+
+    /// The frame at a place of a script with a map of these mappings in its text.
+    fn mapped(mappings: &str, offset: i32) -> Frame {
+        let map = format!(
+            "{{'version':3,'sources':['../src/a.ts','webpack://a/./node_modules/pg/lib/client.js'],\
+             'names':['long'],'mappings':'{mappings}'}}"
+        );
+        let url = map.replace('\'', "%22");
+        let end = format!("//# sourceMappingURL=data:application/json,{url}\n");
+        let sample = sample_with("f", 25, &end);
+        let shared = sample.shared;
+        resolve(sample, small(offset + 53), shared).remove(0)
+    }
+
+    /// Its kind and place, and what runs.
+    fn shown(frame: &Frame) -> (FrameKind, String, Option<String>) {
+        let place = |file: &str, line: Option<u32>, column: Option<u32>| {
+            format!("{file}:{}:{}", line.unwrap(), column.unwrap())
+        };
+        let symbol = frame.symbol.as_ref().unwrap();
+        let at = place(symbol.file.as_deref().unwrap(), symbol.line, symbol.column);
+        let generated = symbol.generated.as_ref();
+        let generated = generated.map(|at| place(&at.file, at.line, at.column));
+        (frame.kind, format!("{} {at}", symbol.function), generated)
+    }
+
+    #[test]
+    fn a_map_leads_to_what_a_script_was_made_from() {
+        let mappings = ";AAIE,eAAAA;ACKA";
+        let own = (FrameKind::App, "long /src/a.ts:5:3".to_owned());
+        let (kind, at, generated) = shown(&mapped(mappings, 0));
+        assert_eq!(((kind, at), generated.as_deref()), (own, Some("/srv/a b.mjs:2:2")));
+        let drivers = (FrameKind::Driver, "long node_modules/pg/lib/client.js:10:3".to_owned());
+        let (kind, at, generated) = shown(&mapped(mappings, 5));
+        assert_eq!(((kind, at), generated.as_deref()), (drivers, Some("/srv/a b.mjs:3:1")));
+        // What was made from nothing is nobody's to change.
+        let place = "f /srv/a b.mjs:2:2".to_owned();
+        assert_eq!(shown(&mapped(";;;AAAA", 0)), (FrameKind::Library, place.clone(), None));
+        for broken in ["", "!", "AAAA,AADA", "A"] {
+            assert_eq!(shown(&mapped(broken, 0)), (FrameKind::App, place.clone(), None));
         }
     }
 
@@ -770,7 +896,8 @@ mod tests {
                 (PC, 0x1234),
             ])
         };
-        let mut node = Isolates::new(Bytes(writer.0.clone()), Rc::new(engine()), 0);
+        let mut node =
+            Isolates::new(Bytes(writer.0.clone()), Maps::new(None), Rc::new(engine()), 0);
         let known = node.called(&raw(5));
         writer.0[at(bytecode)..][..8].fill(0);
         node.memory = Bytes(writer.0);
@@ -811,6 +938,7 @@ mod tests {
                 line: None,
                 column: None,
                 definition: false,
+                generated: None,
             }),
             module: Some("node".to_owned()),
             kind: FrameKind::Runtime,
@@ -871,7 +999,7 @@ mod tests {
             raw in prop::collection::vec(word_of_a_heap(), FRAME_BYTES / 8),
         ) {
             let bytes = memory.iter().flat_map(|word| word.to_le_bytes()).collect();
-            let mut node = Isolates::new(Bytes(bytes), Rc::new(engine()), 0);
+            let mut node = Isolates::new(Bytes(bytes), Maps::new(None), Rc::new(engine()), 0);
             let raw: Vec<u8> = raw.iter().flat_map(|word| word.to_le_bytes()).collect();
             let called = node.called(raw.first_chunk().unwrap());
             prop_assert!((1..=MAX_INLINED + 1).contains(&called.frames.len()));

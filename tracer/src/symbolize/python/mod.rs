@@ -174,6 +174,7 @@ impl Python {
                 line,
                 column: None,
                 definition: false,
+                generated: None,
             }),
             module: None,
             inlined: false,

@@ -184,6 +184,7 @@ fn native(module: &str, function: Option<&str>) -> Frame {
         line: None,
         column: None,
         definition: false,
+        generated: None,
     });
     Frame { symbol, module: Some(module.to_owned()), kind: FrameKind::Unknown, inlined: false }
 }

@@ -5,7 +5,7 @@
 const path = require('node:path');
 const { Worker } = require('node:worker_threads');
 const Pool = require('pg-pool');
-const { pace, versions } = require('./loop');
+const { pace, sleep, versions } = require('./loop');
 const healthy = require('./healthy');
 const { läckt } = require('./größe/läck');
 
@@ -90,6 +90,7 @@ module.exports = (given) => {
       closures: () => closures(pool),
       named: () => läckt(pool),
       module: async () => (await import('./module.mjs')).leakedByModule(pool),
+      first: () => first(pool),
       both: () => Promise.all([first(pool), second(pool)]),
       worker: () => worker('leak'),
     },
@@ -101,6 +102,26 @@ module.exports = (given) => {
       // Without a pause, until V8 has compiled what is called.
       warm: async (count) => {
         for (let i = 0; i < Number(count); i += 1) await orders.load(i, false);
+      },
+      // Leaks beside requests that come and go without a pause. Half a second after the last leak
+      // everything in memory is moved; later more requests come at once than there are connections.
+      moved: async (count, requests) => {
+        let busy = true;
+        const request = async () => {
+          while (busy) await orders.load(1, false);
+        };
+        const load = Array.from({ length: Number(requests) }, request);
+        await pace();
+        for (let i = 0; i < Number(count); i += 1) await first(pool);
+        await sleep(500);
+        const v8 = require('node:v8');
+        v8.setFlagsFromString('--expose-gc');
+        v8.setFlagsFromString('--compact-on-every-full-gc');
+        require('node:vm').runInNewContext('gc')();
+        busy = false;
+        await Promise.all(load);
+        await sleep(1000);
+        await Promise.all(Array.from({ length: load.length + 15 }, () => orders.load(1, false)));
       },
       // So many collections: what is young moves, what is old is compacted.
       collect: async (count) => {

@@ -3,9 +3,10 @@
 //
 //     node main.js [--with LIBRARY] [OPTIONS]
 //
-// LIBRARY is a file beside this one, pg if there is none; OPTIONS are the pool's, as JSON, for
+// LIBRARY is a file beside this one, pg if there is none, or an absolute path; OPTIONS are the pool's, as JSON, for
 // example {"idleTimeoutMillis":0}.
 
+const path = require('node:path');
 const { run } = require('./loop');
 
 const args = process.argv.slice(2);
@@ -21,5 +22,6 @@ const open = {
   postgres: () => require('./postgres'),
   mysql2: () => require('./mysql2'),
 };
-if (!open[library]) throw new Error(`no library ${library}`);
-run(open[library]()(JSON.parse(args[0] ?? '{}')));
+const load = path.isAbsolute(library) ? () => require(library) : open[library];
+if (!load) throw new Error(`no library ${library}`);
+run(load()(JSON.parse(args[0] ?? '{}')));
