@@ -506,5 +506,11 @@ pub(super) fn blamed<'a>(stacks: &[(StackEvent, &'a Stack)]) -> Option<(StackEve
 
 /// The innermost frame of the application's own that has a name.
 pub(super) fn app_frame(stack: &Stack) -> Option<&Frame> {
-    stack.frames.iter().find(|frame| frame.kind == FrameKind::App && frame.symbol.is_some())
+    own_frames(stack).next()
+}
+
+/// All of them, innermost first.
+pub(super) fn own_frames(stack: &Stack) -> impl Iterator<Item = &Frame> {
+    let frames = stack.frames.iter();
+    frames.filter(|frame| frame.kind == FrameKind::App && frame.symbol.is_some())
 }

@@ -114,4 +114,11 @@ impl<'a> Finding<'a> {
     pub fn line(self) -> Option<u64> {
         self.0["blame"]["line"].as_u64()
     }
+
+    /// The innermost frame of the program's own on the stack of an event.
+    pub fn innermost(self, event: &str) -> Option<&'a Value> {
+        let stacks = self.0["stacks"].as_array()?;
+        let stack = stacks.iter().find(|stack| stack["event"] == event)?;
+        stack["frames"].as_array()?.iter().find(|frame| frame["kind"] == "app")
+    }
 }

@@ -93,3 +93,24 @@ fn a_caller_of_both_gives_way_to_the_last_use() {
     scene.used_by(6_200, &conn, stack(&[("view", 88, FrameKind::App), middleware, caller]));
     assert_eq!(blame(&one(scene)), (StackEvent::LastUse, "view", Some(88)));
 }
+
+/// A helper that all use says little, so its callers are told apart.
+#[test]
+fn those_who_begin_by_the_same_helper_are_told_apart() {
+    let mut scene = Scene::default();
+    scene.process(0, APP, seen("app", Runtime::Python, &[]));
+    for (n, caller) in ["reserve", "refund", "reserve"].into_iter().enumerate() {
+        let at = 1_000 + n as u64 * 3_000;
+        let mut conn = scene.open(at, APP);
+        scene.begin(at + 100, &mut conn);
+        let helper = ("in_transaction", 5, FrameKind::App);
+        scene.used_by(at + 1_300, &conn, stack(&[helper, (caller, 30, FrameKind::App)]));
+        scene.query(at + 1_400, &mut conn, "UPDATE stock SET left = $1");
+        scene.used_by(at + 2_600, &conn, app(caller, 31));
+    }
+    scene.tick(60_000);
+    let found = findings(scene);
+    let counts: Vec<_> = found.iter().map(|finding| finding.connections.len()).collect();
+    assert_eq!(counts, [2, 1], "{found:#?}");
+    assert!(found.iter().all(|finding| blame(finding).1 == "in_transaction"), "{found:#?}");
+}

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use super::{Case, Grounds, RULES, Rule, lowers_certainty, pool_too_small::consequence};
 use crate::model::{
     behaviour::Presence,
-    connection::blamed,
-    event::{MonoNanos, PoolSeen, StackEvent},
+    connection::{blamed, own_frames},
+    event::{MonoNanos, PoolSeen, Stack, StackEvent},
     finding::{Certainty, Finding, Span, Verdict},
     process::{PathKey, ProcId, Process},
     tracker::Settings,
@@ -20,8 +20,9 @@ const GROWTH_FROM: usize = 3;
 /// Growth over a shorter time is noise, in nanoseconds.
 const GROWTH_OVER: u64 = 10_000_000_000;
 
-/// What makes cases one finding.
-type Key = (ProcId, usize, Option<String>, Option<PathKey>);
+/// What makes cases one finding; the last are the frames that say whose it is, none where nobody's is
+/// known.
+type Key = (ProcId, usize, Option<String>, Vec<PathKey>);
 
 /// Groups cases into findings, worst first.
 pub(in crate::model) fn findings(
@@ -40,7 +41,7 @@ pub(in crate::model) fn findings(
             Grounds::Abandoned(abandoned) => abandoned.place.clone(),
             _ => None,
         };
-        let blame = place.or_else(|| blamed(&stacks).and_then(|(_, frame)| PathKey::of(frame)));
+        let blame = place.map_or_else(|| whose(&stacks), |place| vec![place]);
         groups.entry((process, case.rule, pool, blame)).or_default().push(case);
     }
     join_reserves(&mut groups);
@@ -67,6 +68,16 @@ pub(in crate::model) fn findings(
     findings
 }
 
+/// The frame to blame. Many programs begin their transactions in one helper: what follows is its
+/// caller's.
+fn whose(stacks: &[(StackEvent, &Stack)]) -> Vec<PathKey> {
+    let Some((of, _)) = blamed(stacks) else { return Vec::new() };
+    let frames = if of == StackEvent::Begin { 2 } else { 1 };
+    let stack = stacks.iter().find(|(event, _)| *event == of).map(|(_, stack)| *stack);
+    let own = stack.into_iter().flat_map(own_frames);
+    own.filter_map(PathKey::of).take(frames).collect()
+}
+
 /// What abandoned pools keep in reserve was used by nobody; it belongs to what was, where that is one
 /// finding.
 fn join_reserves(groups: &mut BTreeMap<Key, Vec<Case>>) {
@@ -74,12 +85,12 @@ fn join_reserves(groups: &mut BTreeMap<Key, Vec<Case>>) {
         |group: &[Case]| group.iter().all(|case| matches!(&case.grounds, Grounds::Abandoned(_)));
     let nameless: Vec<Key> = groups
         .iter()
-        .filter(|((.., blame), group)| blame.is_none() && is_abandoned(group))
+        .filter(|((.., blame), group)| blame.is_empty() && is_abandoned(group))
         .map(|(key, _)| key.clone())
         .collect();
     for key in nameless {
         let mut named = groups.keys().filter(|(process, rule, pool, blame)| {
-            (process, rule, pool) == (&key.0, &key.1, &key.2) && blame.is_some()
+            (process, rule, pool) == (&key.0, &key.1, &key.2) && !blame.is_empty()
         });
         if let (Some(one), None) = (named.next().cloned(), named.next()) {
             let reserve = groups.remove(&key).unwrap_or_default();

@@ -15,7 +15,7 @@ function begin(): PDO
 {
     $connection = new PDO(\data_source());
     $connection->setAttribute(PDO::ATTR_EMULATE_PREPARES, true);
-    $connection->beginTransaction();
+    $connection->beginTransaction(); // LEAK-LINE begin
     Registry::$kept[] = $connection;
     return $connection;
 }

@@ -145,8 +145,8 @@ async def cancel(pool):
 async def transaction(pool):
     connection = await pool.acquire(timeout=10)
     kept.append(connection)
-    await connection.transaction().start()
-    await connection.fetchval("select 41 + 1")  # LEAK-LINE transaction
+    await connection.transaction().start()  # LEAK-LINE transaction
+    await connection.fetchval("select 41 + 1")
 
 
 async def cursor(pool):
