@@ -334,7 +334,10 @@ fn javac(dir: &Path, flags: &[&str], sources: &[PathBuf]) -> Result<()> {
 }
 
 /// Versions of Java that are installed for the tests, beside the system's 17.
-pub const JAVAS: [u8; 3] = [11, 21, 25];
+pub const JAVAS: [u8; 3] = [11, NEWER_JAVA, 25];
+
+/// The one of them that every test runs.
+pub const NEWER_JAVA: u8 = 21;
 
 /// The program of a version of Java; 17 is the system's.
 #[must_use]

@@ -12,24 +12,37 @@ struct Release {
     suite: &'static str,
     /// Minors of [`clients::PYTHONS`].
     minors: &'static [u8],
+    /// Only for the tests of further versions.
+    further: bool,
     /// What they need, besides what every release calls the same.
     libraries: &'static [&'static str],
 }
 
 const RELEASES: [Release; 3] = [
-    Release { suite: "bullseye", minors: &[9], libraries: &["libssl1.1"] },
-    Release { suite: "trixie", minors: &[13], libraries: &["libssl3t64", "libzstd1"] },
-    Release { suite: "forky", minors: &[14, 15], libraries: &["libssl3t64", "libzstd1"] },
+    Release { suite: "bullseye", minors: &[9], further: false, libraries: &["libssl1.1"] },
+    Release {
+        suite: "trixie",
+        minors: &[13],
+        further: true,
+        libraries: &["libssl3t64", "libzstd1"],
+    },
+    Release {
+        suite: "forky",
+        minors: &[14, 15],
+        further: false,
+        libraries: &["libssl3t64", "libzstd1"],
+    },
 ];
 
 const LIBRARIES: [&str; 5] = ["libc6", "libgcc-s1", "libexpat1", "libuuid1", "zlib1g"];
 
 /// Fetches those that are not there yet; says so for each. An error is [`Unavailable`] where the
-/// mirror does not give one.
-pub fn ensure() -> Result<()> {
+/// mirror does not give one. `further` ones are for [`Group::Versions`](crate::setup::Group::Versions).
+pub fn ensure(further: bool) -> Result<()> {
     // The mirror takes its time, so all at once.
     std::thread::scope(|scope| {
-        let fetches = RELEASES.each_ref().map(|release| scope.spawn(|| fetch(release)));
+        let wanted = RELEASES.iter().filter(|release| further || !release.further);
+        let fetches: Vec<_> = wanted.map(|release| scope.spawn(|| fetch(release))).collect();
         fetches.into_iter().try_for_each(|fetch| match fetch.join() {
             Ok(fetched) => fetched.map_err(|error| {
                 let (what, why) = ("another version of Python", format!("{error:#}"));

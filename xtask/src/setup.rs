@@ -46,6 +46,8 @@ pub enum Group {
     Root,
     /// The tests on this kernel.
     Real,
+    /// The same on further versions of languages.
+    Versions,
     /// All clients of the corpus.
     Corpus,
     /// The tests under other kernels.
@@ -161,7 +163,8 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
         let compiler = compiler(voice)?;
         linker(compiler, voice)?;
     }
-    let real = groups.contains(&Group::Real) || groups.contains(&Group::Corpus);
+    let further = groups.contains(&Group::Versions);
+    let real = further || groups.contains(&Group::Real) || groups.contains(&Group::Corpus);
     if groups.contains(&Group::Demo) || real {
         node_clients(voice)?;
     }
@@ -191,7 +194,7 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
     if real {
         clients::build_java_frames()?;
         for major in clients::JAVAS {
-            if clients::install_java(major)? {
+            if (further || major == clients::NEWER_JAVA) && clients::install_java(major)? {
                 println!("setup: installed Java {major}");
             }
         }
@@ -207,7 +210,7 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
         go::ensure()?;
     }
     if real {
-        pythons::ensure()?;
+        pythons::ensure(further)?;
     }
     Ok(())
 }
@@ -228,7 +231,7 @@ fn packages(group: Group) -> impl Iterator<Item = &'static Need> {
             needs::BINARIES,
         ],
         Group::Root => &[needs::BUILD, needs::PYTHON, needs::NETWORK],
-        Group::Real => &[
+        Group::Real | Group::Versions => &[
             needs::SERVER,
             needs::LANGUAGES,
             needs::PYTHON,

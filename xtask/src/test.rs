@@ -31,6 +31,8 @@ enum Part {
     Unit,
     /// Real programs on this kernel; needs root
     Real,
+    /// The same on further versions of Java and Python, only when asked for; needs root
+    Versions,
     /// The short ones of those under other kernels, in virtual machines; needs root
     Vm,
 }
@@ -49,6 +51,26 @@ struct Target {
 /// processors.
 const WAITING: &[&str] = &["--test-threads", "4"];
 
+/// The same without those on further versions of a language: what those find is found on others
+/// too, and fetching them takes long.
+const WITHOUT_VERSIONS: &[&str] = &[
+    "--test-threads",
+    "4",
+    "--skip",
+    "on_an_old_version",
+    "--skip",
+    "on_the_newest_version",
+    "--skip",
+    "in_3_13",
+];
+
+/// Those alone.
+const VERSIONS: &[&str] =
+    &["--test-threads", "4", "on_an_old_version", "on_the_newest_version", "in_3_13"];
+
+/// The step of those.
+const FURTHER: &str = "further versions";
+
 /// The feature of the tracer that selects [`TARGETS`].
 const SELECTING: &str = "real";
 
@@ -57,7 +79,7 @@ const TARGETS: [Target; 5] = [
     Target { name: "symbolize", part: Part::Unit, group: Group::Programs, arguments: &[] },
     Target { name: "binaries", part: Part::Unit, group: Group::Binaries, arguments: &[] },
     Target { name: "root", part: Part::Real, group: Group::Root, arguments: WAITING },
-    Target { name: "real", part: Part::Real, group: Group::Real, arguments: WAITING },
+    Target { name: "real", part: Part::Real, group: Group::Real, arguments: WITHOUT_VERSIONS },
     Target { name: CORPUS, part: Part::Real, group: Group::Real, arguments: &["--fast"] },
 ];
 
@@ -152,7 +174,7 @@ impl Summary {
 
 /// Runs the parts that were asked for.
 pub fn run(options: &Options) -> Result<()> {
-    let wants = |part| options.only.is_none_or(|only| only == part);
+    let wants = |part| options.only.is_none_or(|only| only == part) && part != Part::Versions;
     let mut summary = Summary::default();
     if let Some(notice) = notice(sh::is_root(), sh::which("sudo").is_some(), options.only) {
         println!("test: {notice}");
@@ -165,10 +187,17 @@ pub fn run(options: &Options) -> Result<()> {
     for target in TARGETS.iter().filter(|target| wants(target.part)) {
         match target.part {
             Part::Unit => summary.step(target.name, || target.test()),
-            Part::Real | Part::Vm => {
+            Part::Real | Part::Versions | Part::Vm => {
                 summary_of_root(&mut summary, target.name, || target.test_as_root());
             }
         }
+    }
+    if options.only == Some(Part::Versions) {
+        let real = target("real")?;
+        let further = Target { group: Group::Versions, arguments: VERSIONS, ..*real };
+        summary_of_root(&mut summary, FURTHER, || further.test_as_root());
+    } else if wants(Part::Real) {
+        summary.leave_out(FURTHER, "they take long: cargo xtask test --only versions");
     }
     if wants(Part::Vm) {
         if std::env::consts::ARCH == "x86_64" {

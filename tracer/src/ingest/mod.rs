@@ -7,6 +7,7 @@
 
 pub mod decode;
 mod descriptors;
+mod existing;
 mod waits;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,29 +17,29 @@ use std::os::fd::{AsFd, BorrowedFd};
 use aya::maps::{MapData, RingBuf};
 use tracer_ebpf::{
     config::{PROC_RELEASES, PROC_UNSURE},
-    conn::{AF_INET, AF_INET6, AF_UNIX, Conn, FLAG_EOF, FLAG_EXISTED, conn_generation, conn_slot},
+    conn::{AF_UNIX, Conn, conn_generation, conn_slot},
     limits::OPENS_PER_WAKE,
     record::{self, Record},
     runtime,
     stack::{
-        CLASS_SLOTS, FLAG_BOUNDARY, KIND_ACQUIRE, KIND_OPEN, KINDS, LARGEST_CLASS, RUNTIME_CLASS,
-        SlotRef,
+        CLASS_SLOTS, FLAG_BOUNDARY, KIND_ACQUIRE, KIND_OPEN, LARGEST_CLASS, RUNTIME_CLASS, SlotRef,
     },
-    wire::{PHASE_UNKNOWN, Wire},
+    wire::Wire,
 };
 
 use self::{
     decode::PoolName,
     descriptors::{Descriptors, Removed},
+    existing::existing_conn,
     waits::Waits,
 };
 use crate::{
     host::{
         proc::ProcFs,
-        sockets::{Known, ListedSocket, Recheck, State, Unread, recheck},
+        sockets::{Known, ListedSocket, Recheck, Unread, recheck},
     },
     loader::{CopiedStack, Kernel, LoadError, plain_from_bytes},
-    model::{ConnId, Event, Existing, Fd, MonoNanos, Peer, Pid, StackEvent},
+    model::{ConnId, Event, Existing, Fd, MonoNanos, Pid, StackEvent},
     symbolize::{RawStack, RuntimeFrames},
 };
 
@@ -652,62 +653,4 @@ pub fn raw_stack(copied: &CopiedStack) -> RawStack {
 
 fn fd_key(pid: u32, fd: i32) -> u64 {
     (u64::from(pid) << 32) | u64::from(fd.unsigned_abs())
-}
-
-fn existing_conn(socket: &ListedSocket, pid: u32, fd: i32) -> Conn {
-    let mut peer_addr = [0; 16];
-    let mut family = socket.family;
-    let peer_port = match &socket.peer {
-        Peer::Tcp { addr, port } => {
-            match addr.parse() {
-                Ok(IpAddr::V4(addr)) => {
-                    peer_addr[..4].copy_from_slice(&addr.octets());
-                    family = AF_INET;
-                }
-                Ok(IpAddr::V6(addr)) => {
-                    peer_addr = addr.octets();
-                    family = AF_INET6;
-                }
-                Err(_) => {}
-            }
-            *port
-        }
-        Peer::Unix { port, .. } => {
-            family = AF_UNIX;
-            *port
-        }
-    };
-    let closed = if socket.status.state == State::PeerClosed { FLAG_EOF } else { 0 };
-    Conn {
-        generation: 0,
-        tgid: pid,
-        tid: 0,
-        fd,
-        opened_at: 0,
-        inode: socket.inode,
-        netns: socket.netns,
-        flags: FLAG_EXISTED | closed,
-        family,
-        peer_port,
-        local_port: socket.local_port.unwrap_or(0),
-        _pad: 0,
-        peer_addr,
-        pool: 0,
-        held: 0,
-        checkouts: 0,
-        handle: 0,
-        pool_instance: 0,
-        acquired_at: 0,
-        released_at: 0,
-        acquire_tid: 0,
-        epoch: 0,
-        stacks: [0; KINDS],
-        stack_class: 0,
-        _pad_stacks: 0,
-        wire: Wire { phase: PHASE_UNKNOWN, ..Wire::default() },
-        startup_len: 0,
-        statement_len: 0,
-        startup: [0; tracer_ebpf::limits::STARTUP_BYTES],
-        statement: [0; tracer_ebpf::limits::STATEMENT_BYTES],
-    }
 }
