@@ -49,7 +49,9 @@ FRAME static void forget_transaction(void)
     PGresult *result = PQexec(conn, "begin"); /* LEAK-LINE transaction */
     check(conn, PQresultStatus(result) == PGRES_COMMAND_OK);
     PQclear(result);
-    use(conn, "select 41 + 1");
+    result = PQexec(conn, "select 41 + 1");
+    check(conn, PQresultStatus(result) == PGRES_TUPLES_OK);
+    PQclear(result);
 }
 
 FRAME static void forget_result(void)
