@@ -117,8 +117,9 @@ fn a_leak_beside_pools_of_other_databases_and_users_is_of_its_own() {
     let mut client = Client::start(KEEPS_IDLE, &server);
     let tracer = Tracer::watch(&server);
     let leaks = ["burst 4", "database_burst template1 5", "user_leak shop 7"];
-    // What is passed over shows it, also the last one: that has been silent for long enough by then.
-    let later = ["later", "user_burst shop 2", "burst 6"];
+    // The same pool goes on, and later opens one more beside those that it uses: all that sat silent
+    // meanwhile, the last leak too, was passed over.
+    let later = ["user_burst shop 2", "later", "user_burst shop 3", "burst 6"];
     for command in leaks.iter().chain(&later) {
         client.run(command);
     }
