@@ -8,10 +8,25 @@ use std::os::unix::fs::FileExt as _;
 /// Fills a buffer with the memory at an address; `None` when that is not possible.
 pub(super) type Memory = dyn Fn(u64, &mut [u8]) -> Option<()>;
 
+/// That of a process.
+pub(super) struct ProcessMemory(File);
+
+impl ProcessMemory {
+    /// `None` when the process has ended.
+    pub fn of(pid: u32) -> Option<Self> {
+        File::open(format!("/proc/{pid}/mem")).ok().map(Self)
+    }
+
+    /// As [`Memory`].
+    pub fn fill(&self, address: u64, into: &mut [u8]) -> Option<()> {
+        self.0.read_exact_at(into, address).ok()
+    }
+}
+
 /// That of a process; `None` when it has ended.
 pub(super) fn of(pid: u32) -> Option<Box<Memory>> {
-    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
-    Some(Box::new(move |address, into| memory.read_exact_at(into, address).ok()))
+    let memory = ProcessMemory::of(pid)?;
+    Some(Box::new(move |address, into| memory.fill(address, into)))
 }
 
 /// The word at a byte offset.

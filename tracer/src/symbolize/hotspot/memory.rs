@@ -5,8 +5,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+
+use crate::symbolize::memory::ProcessMemory;
 
 const PAGE_BYTES: u64 = 4096;
 
@@ -55,12 +55,9 @@ pub(super) trait Memory {
     }
 }
 
-/// `/proc/PID/mem`
-pub(super) struct ProcessMemory(pub File);
-
 impl Memory for ProcessMemory {
     fn read(&self, address: u64, into: &mut [u8]) -> Option<()> {
-        self.0.read_exact_at(into, address).ok()
+        self.fill(address, into)
     }
 }
 

@@ -17,15 +17,15 @@ mod names;
 mod tests;
 
 use std::cell::{Cell, OnceCell};
-use std::fs::File;
 use std::ops::Range;
 use std::rc::Rc;
 
 use self::code::{Call, Code, Kind};
 use self::layout::{Layout, Missing, Tables};
-use self::memory::{Memory, ProcessMemory};
+use self::memory::Memory;
 use self::method::Method;
 use super::cache::Cache;
+use super::memory::ProcessMemory;
 use super::owner;
 use super::unwind::{Registers, Step};
 use crate::binary::elf::Elf;
@@ -68,8 +68,7 @@ impl Hotspot {
     /// The machine that is mapped `bias` above its file's addresses; `None` when the process has
     /// ended.
     pub fn new(pid: u32, Machine(tables): Machine, bias: u64) -> Option<Self> {
-        let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
-        Some(Self(Inner::new(ProcessMemory(memory), tables, bias)))
+        Some(Self(Inner::new(ProcessMemory::of(pid)?, tables, bias)))
     }
 
     /// From a frame to its caller's, if it is Java's; `read` reads words of the stack.

@@ -14,9 +14,7 @@ mod scripts;
 mod source_map;
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -31,6 +29,7 @@ use self::original::{Maps, Sources};
 use self::positions::{LineCounter, Lines, Position, bytecode_offset, position};
 use self::source_map::{CommentFinder, percent_decoded};
 use super::cache::Cache;
+use super::memory::ProcessMemory;
 use super::owner;
 use crate::host::proc::Root;
 use crate::model::{Frame, FrameKind, Generated, Symbol};
@@ -58,11 +57,9 @@ const MAX_INLINE_LOCALS: usize = 75;
 /// What code of V8's own is called where its symbols are known.
 const BUILTINS: &str = "Builtins_";
 
-struct ProcessMemory(File);
-
 impl Memory for ProcessMemory {
     fn read(&self, address: u64, into: &mut [u8]) -> Option<()> {
-        self.0.read_exact_at(into, address).ok()
+        self.fill(address, into)
     }
 }
 
@@ -73,9 +70,9 @@ impl Node {
     /// The engine that is mapped `bias` above its file's addresses; `None` when the process has
     /// ended.
     pub fn new(pid: u32, engine: Rc<Engine>, bias: u64) -> Option<Self> {
-        let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
+        let memory = ProcessMemory::of(pid)?;
         let root = Root::open(&PathBuf::from(format!("/proc/{pid}/root")));
-        Some(Self(Isolates::new(ProcessMemory(memory), Maps::new(root), engine, bias)))
+        Some(Self(Isolates::new(memory, Maps::new(root), engine, bias)))
     }
 
     /// Names the frames, each with where its code goes on, and says why the outer end is missing.
