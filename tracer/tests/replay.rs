@@ -10,6 +10,8 @@
 
 #[path = "streams/native.rs"]
 mod native;
+#[path = "streams/places.rs"]
+mod places;
 #[path = "streams/pool_properties.rs"]
 mod pool_properties;
 #[path = "streams/pools.rs"]

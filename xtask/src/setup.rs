@@ -130,6 +130,17 @@ pub fn ensure(group: Group) -> Result<()> {
     install(&[group], Voice::Changes)
 }
 
+/// The same for all that tests need, best effort: packages in one go, and what cannot be had is left
+/// for whoever needs it to tell.
+pub fn ensure_all() {
+    let needs: Vec<_> = TEST.iter().flat_map(|group| packages(*group)).collect();
+    let met = install_packages(&needs, Voice::Changes);
+    let rest = [Group::Demo, Group::Real].map(ensure);
+    for error in [met].into_iter().chain(rest).filter_map(Result::err) {
+        println!("setup: {error:#}");
+    }
+}
+
 /// How much to say: all that was looked at, or only what is done.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Voice {
@@ -145,10 +156,11 @@ impl Voice {
     }
 }
 
-fn install(groups: &[Group], voice: Voice) -> Result<()> {
+/// Installs those that are not there.
+fn install_packages(needs: &[&Need], voice: Voice) -> Result<()> {
     let mut seen = BTreeSet::new();
     let mut missing = Vec::new();
-    for need in groups.iter().flat_map(|group| packages(*group)) {
+    for need in needs {
         if !seen.insert(need.debian) {
             continue;
         }
@@ -158,7 +170,12 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
             missing.push(Missing { package: need.debian.to_owned(), why: need.why.to_owned() });
         }
     }
-    apt_install(missing)?;
+    apt_install(missing)
+}
+
+fn install(groups: &[Group], voice: Voice) -> Result<()> {
+    let needs: Vec<_> = groups.iter().flat_map(|group| packages(*group)).collect();
+    install_packages(&needs, voice)?;
     if groups.contains(&Group::Build) {
         let compiler = compiler(voice)?;
         linker(compiler, voice)?;

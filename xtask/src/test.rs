@@ -5,13 +5,18 @@
 //! that not every machine can run are [`TARGETS`]: the tracer's manifest selects them by a feature,
 //! so each is a step of its own and none takes the others with it.
 
-use std::fmt;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use std::{env, fmt, thread};
 
 use anyhow::{Context as _, Result, bail};
-use xtask::{sh, workspace};
+use clap::ValueEnum as _;
+use tempfile::TempDir;
+use xtask::{postgres, sh, workspace};
 
 use crate::setup::{self, Group, Unavailable};
 use crate::{build, tidy, toolchain, vm};
@@ -91,6 +96,9 @@ const FURTHER: &str = "further versions";
 /// The feature of the tracer that selects [`TARGETS`].
 const SELECTING: &str = "real";
 
+/// Everything, as cargo is told.
+const WHOLE: [&str; 3] = ["--workspace", "--features=tracer/real", "--locked"];
+
 /// All that the tracer's manifest selects by that feature.
 const TARGETS: [Target; 5] = [
     Target { name: "symbolize", part: Part::Unit, group: Group::Programs, arguments: &[] },
@@ -102,6 +110,9 @@ const TARGETS: [Target; 5] = [
 
 /// The target that runs leaky and healthy programs and prints a table of what was said of them.
 const CORPUS: &str = "corpus";
+
+/// The step of all that needs no root, beside the others.
+const BESIDE: &str = "without root";
 
 /// The step under other kernels, which runs the target `real` again.
 const KERNELS: &str = "other kernels";
@@ -137,12 +148,16 @@ impl fmt::Display for Outcome {
 }
 
 /// Steps that have ended.
-#[derive(Default)]
 struct Summary {
+    start: Instant,
     steps: Vec<(&'static str, Outcome, Duration)>,
 }
 
 impl Summary {
+    fn new() -> Self {
+        Self { start: Instant::now(), steps: Vec::new() }
+    }
+
     fn step(&mut self, name: &'static str, run: impl FnOnce() -> Result<()>) {
         println!("\n==> {name}");
         let start = Instant::now();
@@ -171,7 +186,6 @@ impl Summary {
         for line in self.lines() {
             println!("{line}");
         }
-        let took: Duration = self.steps.iter().map(|(.., took)| *took).sum();
         let count = |wanted: fn(&Outcome) -> bool| {
             self.steps.iter().filter(|(_, outcome, _)| wanted(outcome)).count()
         };
@@ -180,7 +194,7 @@ impl Summary {
             "{} passed, {failed} failed, {} left out, in {:.0} s",
             count(|outcome| matches!(outcome, Outcome::Passed)),
             count(|outcome| matches!(outcome, Outcome::LeftOut(_))),
-            took.as_secs_f64()
+            self.start.elapsed().as_secs_f64()
         );
         if failed > 0 {
             bail!("{failed} of {} steps failed", self.steps.len());
@@ -190,62 +204,109 @@ impl Summary {
 }
 
 /// Runs the parts that were asked for.
+///
+/// When that is all of them, what needs no root runs beside what does: the former works, the latter
+/// mostly waits. Both compile into one target directory, so all is compiled before.
 pub fn run(options: &Options) -> Result<()> {
     let wants = |part| options.only.is_none_or(|only| only == part) && part != Part::Versions;
-    let mut summary = Summary::default();
+    let may_be_root = sh::is_root() || sh::which("sudo").is_some();
+    let mut summary = Summary::new();
     if let Some(notice) = notice(sh::is_root(), sh::which("sudo").is_some(), options.only) {
         println!("test: {notice}");
     }
     // Nothing compiles without it.
     build::object()?;
-    if wants(Part::Unit) {
-        unit(&mut summary);
-    }
-    for target in TARGETS.iter().filter(|target| wants(target.part)) {
-        match target.part {
-            Part::Unit => summary.step(target.name, || target.test()),
-            Part::Real | Part::Versions | Part::Vm => {
-                summary_of_root(&mut summary, target.name, || target.test_as_root());
-            }
+    let beside = if options.only.is_none() && may_be_root {
+        summary.step("build", || {
+            thread::scope(|scope| {
+                // What cannot be had is for the steps to tell, which name it.
+                scope.spawn(setup::ensure_all);
+                sh::run(cargo_test().arg("--no-run").current_dir(workspace::root()))
+            })
+        });
+        Some(Beside::start(Part::Unit)?)
+    } else {
+        if wants(Part::Unit) {
+            unit(&mut summary);
         }
+        None
+    };
+    if wants(Part::Real) {
+        for target in TARGETS.iter().filter(|target| target.part == Part::Real) {
+            summary_of_root(&mut summary, target.name, || target.test_as_root());
+        }
+        summary.leave_out(FURTHER, "they take long: cargo xtask test --only versions");
     }
     if options.only == Some(Part::Versions) {
         let real = target("real")?;
         let further = Target { group: Group::Versions, arguments: VERSIONS, ..*real };
         summary_of_root(&mut summary, FURTHER, || further.test_as_root());
-    } else if wants(Part::Real) {
-        summary.leave_out(FURTHER, "they take long: cargo xtask test --only versions");
     }
     if wants(Part::Vm) {
-        if std::env::consts::ARCH == "x86_64" {
+        if env::consts::ARCH == "x86_64" {
             let run = || vm::run(&vm::Options::default());
             summary_of_root(&mut summary, KERNELS, run);
         } else {
             summary.leave_out(KERNELS, "virtual machines are only prepared for x86-64");
         }
     }
+    if let Some(beside) = beside {
+        summary.step(BESIDE, || beside.finish());
+    }
     summary.close()
+}
+
+/// One part, run by another process of ours with what the other parts leave of the processors.
+struct Beside {
+    child: Child,
+    said: TempDir,
+}
+
+impl Beside {
+    fn start(part: Part) -> Result<Self> {
+        let said = TempDir::with_prefix("connleak-test-").context("making a directory")?;
+        let file = File::create(said.path().join("said"))?;
+        let name = part.to_possible_value().context("every part can be asked for")?;
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(env::current_exe().context("our own path")?);
+        command.args(["test", "--only", name.get_name()]);
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().context("cannot start nice")?;
+        println!("\n==> {BESIDE}: beside the next ones; what it says comes when they have ended");
+        Ok(Self { child, said })
+    }
+
+    /// Waits for it and says what it said.
+    fn finish(mut self) -> Result<()> {
+        let status = self.child.wait()?;
+        let said = fs::read(self.said.path().join("said"))?;
+        io::stdout().write_all(&said)?;
+        if !status.success() {
+            bail!("ended with {status}; see above");
+        }
+        Ok(())
+    }
 }
 
 fn unit(summary: &mut Summary) {
     summary.step("tidy", tidy::rules);
     summary.step("format", || cargo(&["fmt", "--all", "--check"]));
-    summary.step("lints", || {
-        cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--features=tracer/real",
-            "--locked",
-            "--",
-            "--deny=warnings",
-        ])
-    });
     summary.step("unit tests", || {
+        let names = targets_of_the_manifest(false)?;
+        let tests = names.iter().flat_map(|name| ["--test", name]);
         // The same generated cases each time; `cargo test` alone tries new ones.
-        let mut test = sh::cargo();
-        test.args(["test", "--workspace", "--locked"]).env("PROPTEST_RNG_SEED", "20261121");
-        sh::run(test.current_dir(workspace::root()))
+        let mut test = cargo_test();
+        test.args(["--lib", "--bins"]).args(tests).env("PROPTEST_RNG_SEED", "20261121");
+        sh::run(test.current_dir(workspace::root()))?;
+        sh::run(cargo_test().arg("--doc").current_dir(workspace::root()))
+    });
+    for target in TARGETS.iter().filter(|target| target.part == Part::Unit) {
+        summary.step(target.name, || target.test());
+    }
+    summary.step("lints", || {
+        let mut clippy = sh::cargo();
+        clippy.args(["clippy", "--all-targets"]).args(WHOLE).args(["--", "--deny=warnings"]);
+        sh::run(clippy.current_dir(workspace::root()))
     });
     summary.step("documentation", || {
         let mut doc = sh::cargo();
@@ -256,6 +317,30 @@ fn unit(summary: &mut Summary) {
         setup::ensure(Group::Licences)?;
         tidy::dependencies(&toolchain::cargo_deny().context("no cargo-deny after setup")?)
     });
+}
+
+/// Tests of the whole workspace: one set of features, so that nothing is compiled twice.
+fn cargo_test() -> Command {
+    let mut command = sh::cargo();
+    command.arg("test").args(WHOLE);
+    command
+}
+
+/// Test targets of the workspace that the feature selects, or the others.
+fn targets_of_the_manifest(selected: bool) -> Result<Vec<String>> {
+    let mut metadata = sh::cargo();
+    metadata.args(["metadata", "--format-version=1", "--locked", "--no-deps"]);
+    let metadata = sh::output(metadata.current_dir(workspace::root()))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let targets = packages.flat_map(|package| package["targets"].as_array().into_iter().flatten());
+    let is_test = |target: &&serde_json::Value| target["kind"][0] == "test";
+    let is_selected = |target: &&serde_json::Value| {
+        let features = target["required-features"].as_array().into_iter().flatten();
+        features.into_iter().any(|feature| feature == SELECTING) == selected
+    };
+    let names = targets.filter(is_test).filter(is_selected);
+    Ok(names.filter_map(|target| Some(target["name"].as_str()?.to_owned())).collect())
 }
 
 /// What whoever is not root should know before the first step: which of them need it, and how
@@ -289,6 +374,27 @@ fn summary_of_root(summary: &mut Summary, name: &'static str, run: impl FnOnce()
     }
 }
 
+/// A data directory that the servers of all tests are copies of.
+struct Prepared(TempDir);
+
+impl Prepared {
+    /// Only root can give it to whom the servers run as; otherwise each test makes its own.
+    fn make() -> Result<Option<Self>> {
+        if !sh::is_root() {
+            return Ok(None);
+        }
+        let dir = postgres::directory("connleak-test-")?;
+        postgres::prepare(&dir.path().join("data"))?;
+        // Else nobody but root may reach it.
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
+        Ok(Some(Self(dir)))
+    }
+
+    fn environment(&self) -> (&'static str, PathBuf) {
+        (postgres::PREPARED_DATA, self.0.path().join("data"))
+    }
+}
+
 impl Target {
     fn test(&self) -> Result<()> {
         setup::ensure(self.group)?;
@@ -301,6 +407,8 @@ impl Target {
         let tests = self.built()?;
         let mut command = sh::elevated(&tests).context("needs root")?;
         command.args(self.arguments);
+        let prepared = Prepared::make()?;
+        command.envs(prepared.as_ref().map(Prepared::environment));
         sh::run(command.current_dir(workspace::root().join("tracer")))
     }
 
@@ -311,8 +419,7 @@ impl Target {
     }
 
     fn cargo_test(&self) -> Command {
-        let mut command = sh::cargo();
-        command.args(["test", "--locked", "--package", "tracer", "--features", SELECTING]);
+        let mut command = cargo_test();
         command.args(["--test", self.name]);
         command
     }
@@ -330,7 +437,9 @@ pub fn corpus(group: Group, arguments: &[String]) -> Result<()> {
     setup::ensure(group)?;
     let mut command = sh::elevated(&corpus.built()?)
         .context("the corpus needs root: run it as root, or install sudo")?;
-    sh::run(command.args(arguments).current_dir(workspace::root().join("tracer")))
+    let prepared = Prepared::make()?;
+    command.args(arguments).envs(prepared.as_ref().map(Prepared::environment));
+    sh::run(command.current_dir(workspace::root().join("tracer")))
 }
 
 fn target(name: &str) -> Result<&'static Target> {
@@ -354,27 +463,18 @@ mod tests {
 
     #[test]
     fn every_target_that_the_manifest_selects_is_a_step() {
-        let mut metadata = sh::cargo();
-        metadata.args(["metadata", "--format-version=1", "--locked", "--no-deps"]);
-        let metadata = sh::output(metadata.current_dir(workspace::root())).unwrap();
-        let metadata: serde_json::Value = serde_json::from_str(&metadata).unwrap();
-        let packages = metadata["packages"].as_array().unwrap();
-        let tracer = packages.iter().find(|package| package["name"] == "tracer").unwrap();
-        let selected = tracer["targets"].as_array().unwrap().iter().filter(|target| {
-            let features = target["required-features"].as_array();
-            features.is_some_and(|features| features.iter().any(|one| one == SELECTING))
-        });
-        let mut selected: Vec<_> =
-            selected.map(|target| target["name"].as_str().unwrap()).collect();
+        let mut selected = targets_of_the_manifest(true).unwrap();
         let mut steps = TARGETS.map(|target| target.name);
         selected.sort_unstable();
         steps.sort_unstable();
         assert_eq!(selected, steps);
+        let others = targets_of_the_manifest(false).unwrap();
+        assert!(others.contains(&"replay".to_owned()), "{others:?}");
     }
 
     #[test]
     fn only_what_needs_a_toolchain_is_left_out_with_it_and_the_summary_says_why() {
-        let mut summary = Summary::default();
+        let mut summary = Summary::new();
         summary.step("before", || Ok(()));
         summary.step("binaries", || Err(unfetched().context("setup")));
         summary.step("behind", || Ok(()));
@@ -402,7 +502,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_no_reason_to_leave_something_out() {
-        let mut summary = Summary::default();
+        let mut summary = Summary::new();
         summary.step("binaries", || Err(anyhow!("test failed")));
         summary.step("behind", || Err(unfetched()));
         assert_eq!(summary.steps[0].1, Outcome::Failed("test failed".to_owned()));

@@ -493,9 +493,7 @@ impl Connection {
 
     /// The same with who called it, innermost first.
     pub(super) fn use_callers(&self) -> Vec<PathKey> {
-        let frames = self.stack(StackEvent::LastUse).map_or(&[][..], |stack| &stack.frames);
-        let own = frames.iter().filter(|frame| frame.kind == FrameKind::App);
-        own.filter_map(PathKey::of).take(MAX_CALLERS).collect()
+        self.stack(StackEvent::LastUse).map_or_else(Vec::new, |stack| own_paths(stack).collect())
     }
 }
 
@@ -507,6 +505,11 @@ pub(super) fn blamed<'a>(stacks: &[(StackEvent, &'a Stack)]) -> Option<(StackEve
 /// The innermost frame of the application's own that has a name.
 pub(super) fn app_frame(stack: &Stack) -> Option<&Frame> {
     own_frames(stack).next()
+}
+
+/// Their paths, innermost first, as far as they tell two uses apart.
+pub(super) fn own_paths(stack: &Stack) -> impl Iterator<Item = PathKey> {
+    own_frames(stack).filter_map(PathKey::of).take(MAX_CALLERS)
 }
 
 /// All of them, innermost first.

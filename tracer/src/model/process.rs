@@ -1,21 +1,22 @@
 //! A process as the model knows it: its descriptors, what its code paths do with connections, and
 //! the connections it closed that some verdict still needs.
 //!
-//! May import `model::event`, `behaviour`, `habits` and `waits`. Invariants: identity is our own number, never the pid; every
-//! collection here is bounded by a constant of this module.
+//! May import `model::event`, `connection`, `behaviour`, `habits` and `waits`. Invariants: identity is
+//! our own number, never the pid; every collection here is bounded by a constant of this module.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
     behaviour::Assumed,
+    connection::Connection,
     event::{ConnId, Fd, Frame, MonoNanos, Peer, Pid, PoolWaits, ProcessSeen, Runtime},
     habits::Habits,
     waits::Waits,
 };
 
-/// Distinct last-use paths kept for one process. Uses by further paths are not counted, so those
-/// paths never extend a finding.
-const MAX_PATHS: usize = 1_024;
+/// Distinct paths kept for one process, those that called the one that used a connection included.
+/// Uses by further paths are not counted, so those paths never extend a finding.
+const MAX_PATHS: usize = 4_096;
 
 /// Closed connections kept for one process. When full the oldest is forgotten, and growth of the
 /// pool since before then is unknown.
@@ -33,6 +34,8 @@ pub struct ProcId(pub u32);
 pub struct PathKey {
     pub function: String,
     pub file: Option<String>,
+    /// The line is that of the function's definition, for that of the call is not known.
+    pub definition: bool,
     pub line: Option<u32>,
 }
 
@@ -44,6 +47,7 @@ impl PathKey {
         Some(Self {
             function: symbol.function.clone(),
             file: symbol.file.clone(),
+            definition: symbol.definition,
             line: symbol.line,
         })
     }
@@ -110,6 +114,7 @@ pub struct Process {
     pub(super) holds: BTreeMap<Fd, ConnId>,
     /// Connections it opened that are still open somewhere.
     pub(super) alive: BTreeSet<ConnId>,
+    /// Of the paths that use connections, and of their callers.
     paths: BTreeMap<PathKey, PathUse>,
     past: VecDeque<Past>,
     pub(super) habits: Habits,
@@ -193,10 +198,68 @@ impl Process {
         Assumed::of(self.seen.as_ref().map_or(&[], |seen| &seen.pools))
     }
 
-    /// What is known of the uses by a path.
+    /// The place that a path stands for. Of a function whose line is not known it is the only line
+    /// of that function that was seen with a connection, if there is one: a runtime that has dropped
+    /// where a call was must not make two paths of one.
+    #[must_use]
+    pub fn place<'p>(&'p self, path: &'p PathKey) -> &'p PathKey {
+        if !path.definition {
+            return path;
+        }
+        let mut lines = self.paths_of_function(path).filter(|(line, _)| !line.definition);
+        match (lines.next(), lines.next()) {
+            (Some((only, _)), None) => only,
+            _ => path,
+        }
+    }
+
+    /// What is known in the function of a path.
+    fn paths_of_function(&self, path: &PathKey) -> impl Iterator<Item = (&PathKey, &PathUse)> {
+        let first = PathKey { definition: false, line: None, ..path.clone() };
+        self.paths.range(first.clone()..).take_while(move |(known, _)| {
+            known.function == first.function && known.file == first.file
+        })
+    }
+
+    /// The places of all code that used a connection, as far as it was sampled.
+    pub(super) fn places<'p>(&'p self, paths: &'p [PathKey]) -> Vec<&'p PathKey> {
+        paths.iter().map(|path| self.place(path)).collect()
+    }
+
+    /// The place that opened a connection.
+    pub(super) fn open_place(&self, conn: &Connection) -> Option<PathKey> {
+        Some(self.place(&conn.open_path()?).clone())
+    }
+
+    /// The place of its present use.
+    pub(super) fn use_place(&self, conn: &Connection) -> Option<PathKey> {
+        Some(self.place(&conn.use_path()?).clone())
+    }
+
+    /// The same with who called it, innermost first.
+    pub(super) fn use_callers(&self, conn: &Connection) -> Vec<PathKey> {
+        conn.use_callers().iter().map(|path| self.place(path).clone()).collect()
+    }
+
+    /// What is known of the uses by a path, those included that may have been by it: of its function,
+    /// at a line that is not known.
     #[must_use]
     pub fn path(&self, path: &PathKey) -> PathUse {
-        self.paths.get(path).copied().unwrap_or_default()
+        let place = self.place(path);
+        self.paths_of_function(place)
+            .filter(|(known, _)| known.line == place.line || known.definition || place.definition)
+            .fold(PathUse::default(), |sum, (_, uses)| PathUse {
+                sampled: sum.sampled + uses.sampled,
+                followed: sum.followed + uses.followed,
+                refuted: sum.refuted + uses.refuted,
+            })
+    }
+
+    /// Keeps that these were seen with a connection.
+    pub(super) fn keep_paths(&mut self, paths: impl Iterator<Item = PathKey>) {
+        for path in paths {
+            self.path_mut(&path);
+        }
     }
 
     /// The counters of a path; `None` when there are too many paths already.

@@ -228,13 +228,48 @@ fn a_path_counts_its_uses_and_those_that_were_followed() {
         wire(5, 1, state(5, 3)),
         stacked(7, 1, StackEvent::LastUse, 3, 11),
     ]);
-    let path = PathKey {
+    let process = tracker.processes().next().unwrap();
+    assert_eq!(process.path(&path(11)), PathUse { sampled: 2, followed: 1, refuted: 0 });
+}
+
+fn path(line: u32) -> PathKey {
+    PathKey {
         function: "main.take".to_owned(),
         file: Some("main.go".to_owned()),
-        line: Some(11),
+        definition: false,
+        line: Some(line),
+    }
+}
+
+#[test]
+fn a_use_at_a_line_that_was_dropped_counts_for_each_line_that_it_may_have_been() {
+    let dropped = |seconds, uses| {
+        let mut event = stacked(seconds, 1, StackEvent::LastUse, uses, 3);
+        let Event::Stack { stack, .. } = &mut event else { unreachable!() };
+        stack.frames[0].symbol.as_mut().unwrap().definition = true;
+        event
     };
-    let process = tracker.processes().next().unwrap();
-    assert_eq!(process.path(&path), PathUse { sampled: 2, followed: 1, refuted: 0 });
+    let mut events = vec![
+        open(0, 1, 7, 3),
+        wire(1, 1, state(1, 1)),
+        dropped(3, 1),
+        wire(4, 1, state(4, 2)),
+        stacked(6, 1, StackEvent::LastUse, 2, 11),
+    ];
+    let unknown = PathKey { definition: true, ..path(3) };
+    let of = |events: &[Event], key: &PathKey| {
+        let tracker = apply(events);
+        let process = tracker.processes().next().unwrap();
+        (process.path(key), process.place(&unknown).clone())
+    };
+    let both = PathUse { sampled: 2, followed: 1, refuted: 0 };
+    assert_eq!(of(&events, &path(11)), (both, path(11)));
+    assert_eq!(of(&events, &unknown), (both, path(11)));
+    // Another line of the function, as a caller too: which of the two it was is not known.
+    events.push(stacked(7, 1, StackEvent::Open, 0, 12));
+    assert_eq!(of(&events, &path(11)), (both, unknown.clone()));
+    let once = PathUse { sampled: 1, ..both };
+    assert_eq!(of(&events, &path(12)), (once, unknown.clone()));
 }
 
 #[test]

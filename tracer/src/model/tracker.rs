@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::{
     anomaly::Anomaly,
-    connection::{Connection, Opened, StackOf, app_frame},
+    connection::{Connection, Opened, StackOf, app_frame, own_paths},
     event::{
         ConnId, Event, Fd, MonoNanos, Pid, PoolWaits, ProcessSeen, ServerUse, SessionSaid, Stack,
         StackEvent, WirePhase, WireState,
@@ -651,6 +651,9 @@ impl Tracker {
             stack.truncated.get_or_insert_with(|| format!("more than {MAX_FRAMES} frames"));
         }
         let path = app_frame(&stack).and_then(PathKey::of);
+        if let Some(process) = self.processes.get_mut(&conn.opener) {
+            process.keep_paths(own_paths(&stack));
+        }
         let stack = self.stacks.keep(stack);
         let again = conn.sampled_use().is_some_and(|sampled| sampled.uses == uses);
         conn.keep_stack(of, StackOf { uses, stack });
@@ -663,12 +666,10 @@ impl Tracker {
         }
         // It may have been used again between the copy and its resolution.
         conn.followed = conn.wire.as_ref().is_some_and(|wire| wire.uses > uses);
-        let followed = conn.followed;
-        if let Some(process) = self.processes.get_mut(&conn.opener)
-            && let Some(counts) = process.path_mut(&path)
-        {
+        let process = self.processes.get_mut(&conn.opener);
+        if let Some(counts) = process.and_then(|process| process.path_mut(&path)) {
             counts.sampled += 1;
-            counts.followed += u64::from(followed);
+            counts.followed += u64::from(conn.followed);
         }
     }
 
@@ -683,10 +684,8 @@ impl Tracker {
         for process in self.processes.values_mut().filter(|process| !process.waits.is_empty()) {
             waits::sample(process, &self.connections, self.settings.threshold, self.now);
         }
-        for process in self.processes.values_mut() {
-            if process.past().next().is_none() {
-                continue;
-            }
+        let processes = self.processes.values_mut();
+        for process in processes.filter(|process| process.past().next().is_some()) {
             let oldest = process
                 .alive
                 .iter()

@@ -15,12 +15,12 @@ pub mod tracer;
 
 use std::time::Duration;
 
-use xtask::postgres::{Config, PREPARED_DATA, Server};
+use xtask::postgres::{Config, EMULATED, Server};
 
 /// How long anything that is not the passing of a threshold may take: much longer in an emulated
-/// guest, which is where the data directory is prepared.
+/// guest.
 pub fn deadline() -> Duration {
-    let slowness = if std::env::var_os(PREPARED_DATA).is_some() { 30 } else { 1 };
+    let slowness = if std::env::var_os(EMULATED).is_some() { 30 } else { 1 };
     Duration::from_secs(60) * slowness
 }
 

@@ -80,6 +80,7 @@ pub fn run(options: &Options) -> Result<()> {
         command,
         environment: vec![
             (postgres::PREPARED_DATA.to_owned(), data.display().to_string()),
+            (postgres::EMULATED.to_owned(), "1".to_owned()),
             (workspace::MANIFEST_DIR.to_owned(), tracer.display().to_string()),
             (workspace::TARGET_DIR.to_owned(), workspace::target().display().to_string()),
             ("RUST_BACKTRACE".to_owned(), "1".to_owned()),

@@ -99,10 +99,10 @@ pub(super) fn survey(
         let returned = returned(process, conn);
         let released = conn.pool_checkout().and_then(|checkout| checkout.released_at);
         let until = conn.last_byte().max(released.unwrap_or_default());
-        let key = (&conn.opened.peer, conn.identity(), conn.open_path());
+        let key = (&conn.opened.peer, conn.identity(), process.open_place(conn));
         places.entry(key).or_default().push(Member { conn, returned, until });
     }
-    settle_nameless(&mut places);
+    settle_nameless(process, &mut places);
     let mut abandoned = BTreeMap::new();
     for (key, members) in places {
         // Fewer cannot be enough; most programs end here.
@@ -116,10 +116,10 @@ pub(super) fn survey(
 /// Where the stack of an open ends before the application, the connection belongs to the place whose
 /// connections are used by the same path, if one is known; a spare one to the place that opened
 /// another just before.
-fn settle_nameless(places: &mut BTreeMap<Key, Vec<Member>>) {
+fn settle_nameless(process: &Process, places: &mut BTreeMap<Key, Vec<Member>>) {
     let mut used: BTreeMap<Key, Key> = BTreeMap::new();
     for (key, members) in places.iter().filter(|((_, _, path), _)| path.is_some()) {
-        for path in members.iter().filter_map(|member| member.conn.use_path()) {
+        for path in members.iter().filter_map(|member| process.use_place(member.conn)) {
             used.insert((key.0, key.1.clone(), Some(path)), key.clone());
         }
     }
@@ -143,7 +143,7 @@ fn settle_nameless(places: &mut BTreeMap<Key, Vec<Member>>) {
         let members = places.remove(&(peer, identity.clone(), None)).unwrap_or_default();
         for member in members {
             let own = (peer, identity.clone(), None);
-            let path = member.conn.use_path();
+            let path = process.use_place(member.conn);
             let place = path.and_then(|path| used.get(&(peer, identity.clone(), Some(path))));
             let place = place.cloned().or_else(|| beside(peer, &identity, &member));
             places.entry(place.unwrap_or(own)).or_default().push(member);
@@ -209,7 +209,7 @@ fn judge(
             && conn.opened.peer == **peer
             && conn.identity() == *identity
             // One in use has no stack yet.
-            && conn.open_path().is_none_or(|opened_by| Some(&opened_by) == path.as_ref())
+            && process.open_place(conn).is_none_or(|opened_by| Some(&opened_by) == path.as_ref())
     };
     let place = || alive.iter().filter(same_place);
     // Where no place is known, code that is known to have used one says that it is of another.

@@ -101,7 +101,8 @@ struct Member<'a> {
     opened_at: Option<MonoNanos>,
     closed_at: Option<MonoNanos>,
     tid: Option<u32>,
-    paths: &'a [PathKey],
+    /// The code that used it, as far as it was sampled.
+    places: Vec<&'a PathKey>,
     /// The server ended it.
     peer_closed: bool,
     /// The stack of its open shows the application's code, which asked for it.
@@ -170,7 +171,7 @@ impl<'a> Pools<'a> {
                 opened_at: past.opened_at,
                 closed_at: Some(past.closed_at),
                 tid: past.tid,
-                paths: &past.paths,
+                places: process.places(&past.paths),
                 peer_closed: past.peer_closed,
                 asked: false,
                 id: None,
@@ -187,7 +188,7 @@ impl<'a> Pools<'a> {
                 opened_at,
                 closed_at: None,
                 tid: conn.opened.tid,
-                paths: &conn.paths,
+                places: process.places(&conn.paths),
                 peer_closed: false,
                 asked: conn.open_path().is_some(),
                 id: Some(conn.id),
@@ -295,6 +296,7 @@ impl<'a> Pools<'a> {
             member.opened_at.is_none_or(|opened_at| opened_at < earliest)
         });
         let identity = conn.identity();
+        let places = process.places(&conn.paths);
         let broken = self.broken_after(&conn.opened.peer, silent_since);
         let mut threads_share = None;
         let (mut opens, mut kin, mut strangers, mut identified) = (0, 0, 0, false);
@@ -314,9 +316,9 @@ impl<'a> Pools<'a> {
             }
             opens += 1;
             identified |= known;
-            if known && member.paths.iter().any(|path| conn.paths.contains(path)) {
+            if known && member.places.iter().any(|place| places.contains(place)) {
                 kin += 1;
-            } else if !member.paths.is_empty() && !conn.paths.is_empty() {
+            } else if !member.places.is_empty() && !places.is_empty() {
                 strangers += 1;
             }
             first = first.min(member.opened_at.unwrap_or(first));
@@ -407,19 +409,24 @@ pub(super) fn survey(
     let pools = Pools::new(process, alive);
     let mut bypassed: BTreeMap<ConnId, Bypass> =
         candidates.iter().filter_map(|conn| Some((conn.id, pools.about(process, conn)?))).collect();
-    forgive_pauses(&candidates, &mut bypassed);
-    forgive_strangers(&candidates, &mut bypassed);
+    forgive_pauses(process, &candidates, &mut bypassed);
+    forgive_strangers(process, &candidates, &mut bypassed);
     relate_nameless(&pools, &candidates, &mut bypassed);
     mark_repeated(&candidates, &mut bypassed);
     extend(process, &candidates, &mut bypassed);
-    forgive_successors(now, alive, &candidates, &mut bypassed);
+    forgive_successors(process, now, alive, &candidates, &mut bypassed);
     bypassed
 }
 
 /// Drops what was only shown to be silent for a short while, a path at a time.
-fn forgive_pauses(candidates: &[&Connection], bypassed: &mut BTreeMap<ConnId, Bypass>) {
+fn forgive_pauses(
+    process: &Process,
+    candidates: &[&Connection],
+    bypassed: &mut BTreeMap<ConnId, Bypass>,
+) {
     let path = |conn: &Connection| {
-        (conn.use_path(), conn.opened.peer.clone(), conn.identity(), conn.used() == Some(false))
+        let place = process.use_place(conn);
+        (place, conn.opened.peer.clone(), conn.identity(), conn.used() == Some(false))
     };
     let mut shown = BTreeMap::new();
     for conn in candidates {
@@ -437,17 +444,21 @@ fn forgive_pauses(candidates: &[&Connection], bypassed: &mut BTreeMap<ConnId, By
 
 /// Drops paths that share no connection with the code for which the new ones were opened: that is
 /// another pool. One that closes what idles would have closed these.
-fn forgive_strangers(candidates: &[&Connection], bypassed: &mut BTreeMap<ConnId, Bypass>) {
+fn forgive_strangers(
+    process: &Process,
+    candidates: &[&Connection],
+    bypassed: &mut BTreeMap<ConnId, Bypass>,
+) {
     let related: BTreeSet<_> = candidates
         .iter()
         .filter(|conn| {
             let bypass = bypassed.get(&conn.id);
             bypass.is_some_and(|bypass| !bypass.strangers || bypass.closes_idle)
         })
-        .filter_map(|conn| path_in_pool(conn))
+        .filter_map(|conn| place_in_pool(process, conn))
         .collect();
     for conn in candidates.iter().filter(|conn| conn.used() == Some(true)) {
-        if path_in_pool(conn).is_some_and(|path| !related.contains(&path)) {
+        if place_in_pool(process, conn).is_some_and(|path| !related.contains(&path)) {
             bypassed.remove(&conn.id);
         }
     }
@@ -497,6 +508,7 @@ fn relate_nameless(
 /// be by that path, it stays as a doubt. A single connection is one anyway, and how those from before
 /// the start fell silent was not seen.
 fn forgive_successors(
+    process: &Process,
     now: MonoNanos,
     alive: &[&Connection],
     candidates: &[&Connection],
@@ -505,10 +517,10 @@ fn forgive_successors(
     let mut groups: BTreeMap<_, Vec<&Connection>> = BTreeMap::new();
     let used = candidates.iter().filter(|conn| conn.used() != Some(false));
     for conn in used.filter(|conn| bypassed.contains_key(&conn.id)) {
-        let group = (conn.opened.peer.clone(), conn.identity(), conn.use_path());
+        let group = (conn.opened.peer.clone(), conn.identity(), process.use_place(conn));
         groups.entry(group).or_default().push(conn);
     }
-    for ((peer, identity, path), group) in groups {
+    for ((peer, identity, place), group) in groups {
         let of = |conn: &&&Connection| bypassed.get(&conn.id);
         let direct = group.iter().filter_map(|conn| of(&conn)).filter(|one| !one.joined);
         let Some(first) = direct.map(|one| one.first).min() else {
@@ -531,7 +543,9 @@ fn forgive_successors(
                 && Some(conn.opened.at) < silent
                 && conn.last_byte() > first
         });
-        let kin = |conn: &&Connection| path.as_ref().is_some_and(|path| conn.paths.contains(path));
+        let kin = |conn: &&Connection| {
+            place.as_ref().is_some_and(|place| process.places(&conn.paths).contains(&place))
+        };
         let is_survived = survivors.clone().next().is_some();
         if survivors.any(kin) {
             continue;
@@ -560,9 +574,12 @@ fn mark_repeated(candidates: &[&Connection], bypassed: &mut BTreeMap<ConnId, Byp
     }
 }
 
-/// The path of the present use and the pool it belongs to.
-fn path_in_pool(conn: &Connection) -> Option<(PathKey, &Peer, Identity)> {
-    Some((conn.use_path()?, &conn.opened.peer, conn.identity()?))
+/// The place of the present use and the pool it belongs to.
+fn place_in_pool<'c>(
+    process: &Process,
+    conn: &'c Connection,
+) -> Option<(PathKey, &'c Peer, Identity)> {
+    Some((process.use_place(conn)?, &conn.opened.peer, conn.identity()?))
 }
 
 /// Path statistics extend the inference, never make one: where two connections or more were left
@@ -573,14 +590,14 @@ fn extend(process: &Process, candidates: &[&Connection], bypassed: &mut BTreeMap
     let callers: BTreeSet<_> = candidates
         .iter()
         .filter(|conn| bypassed.contains_key(&conn.id))
-        .map(|conn| conn.use_callers())
+        .map(|conn| process.use_callers(conn))
         .collect();
     for conn in candidates {
-        if let Some(key) = path_in_pool(conn).filter(|_| conn.used() != Some(false)) {
+        if let Some(key) = place_in_pool(process, conn).filter(|_| conn.used() != Some(false)) {
             let (yes, no) = pools.entry(key).or_default();
             if bypassed.contains_key(&conn.id) {
                 yes.push(conn.id);
-            } else if callers.contains(&conn.use_callers()) {
+            } else if callers.contains(&process.use_callers(conn)) {
                 // A line that many call is not theirs alone: some give back after it.
                 no.push(conn.id);
             }

@@ -9,7 +9,7 @@ use super::{Case, Grounds, RULES, Rule, lowers_certainty, pool_too_small::conseq
 use crate::model::{
     behaviour::Presence,
     connection::{blamed, own_frames},
-    event::{MonoNanos, PoolSeen, Stack, StackEvent},
+    event::{Frame, MonoNanos, PoolSeen, Stack, StackEvent},
     finding::{Certainty, Finding, Span, Verdict},
     process::{PathKey, ProcId, Process},
     tracker::Settings,
@@ -35,13 +35,14 @@ pub(in crate::model) fn findings(
     let mut groups: BTreeMap<Key, Vec<Case>> = BTreeMap::new();
     for case in cases {
         let process = case.conn.owner;
-        let pool = pool_of(&case, processes.get(&process));
+        let known = processes.get(&process);
+        let pool = pool_of(&case, known);
         let stacks = RULES[case.rule].stacks(&case.conn);
         let place = match &case.grounds {
             Grounds::Abandoned(abandoned) => abandoned.place.clone(),
             _ => None,
         };
-        let blame = place.map_or_else(|| whose(&stacks), |place| vec![place]);
+        let blame = place.map_or_else(|| whose(known, &stacks), |place| vec![place]);
         groups.entry((process, case.rule, pool, blame)).or_default().push(case);
     }
     join_reserves(&mut groups);
@@ -70,12 +71,19 @@ pub(in crate::model) fn findings(
 
 /// The frame to blame. Many programs begin their transactions in one helper: what follows is its
 /// caller's.
-fn whose(stacks: &[(StackEvent, &Stack)]) -> Vec<PathKey> {
+fn whose(process: Option<&Process>, stacks: &[(StackEvent, &Stack)]) -> Vec<PathKey> {
     let Some((of, _)) = blamed(stacks) else { return Vec::new() };
     let frames = if of == StackEvent::Begin { 2 } else { 1 };
     let stack = stacks.iter().find(|(event, _)| *event == of).map(|(_, stack)| *stack);
     let own = stack.into_iter().flat_map(own_frames);
-    own.filter_map(PathKey::of).take(frames).collect()
+    let paths = own.filter_map(PathKey::of).take(frames);
+    let place = |path| process.map_or(&path, |process| process.place(&path)).clone();
+    paths.map(place).collect()
+}
+
+/// The line of a frame is that of the call.
+fn is_exact(frame: &Frame) -> bool {
+    frame.symbol.as_ref().is_some_and(|symbol| !symbol.definition)
 }
 
 /// What abandoned pools keep in reserve was used by nobody; it belongs to what was, where that is one
@@ -182,16 +190,21 @@ fn finding(
             group.len()
         ));
     }
-    // One whose first stack shows the line, before one that has only another stack of it.
-    let blamed = group
+    // One whose first stack shows the line, before one that has only another stack of it or another
+    // line of the function.
+    let shown: Vec<_> = group
         .iter()
         .filter_map(|case| {
             let stacks = rule.stacks(&case.conn);
             let (of, frame) = blamed(&stacks)?;
             let first = stacks.first().is_some_and(|(first, _)| *first == of);
-            Some((first, (of, frame.clone(), stacks)))
+            Some(((is_exact(frame), first), (of, frame.clone(), stacks)))
         })
-        .reduce(|best, other| if other.0 && !best.0 { other } else { best })
+        .collect();
+    let by_function = shown.iter().filter(|((exact, _), _)| !exact).count();
+    let blamed = shown
+        .into_iter()
+        .reduce(|best, other| if other.0 > best.0 { other } else { best })
         .map(|(_, blamed)| blamed);
     let stacks = blamed.as_ref().map_or_else(
         || {
@@ -218,6 +231,11 @@ fn finding(
             "The line is where the connection was opened; who used it last is not on a stack."
                 .to_owned(),
         ),
+        Some((_, frame)) if is_exact(frame) && by_function > 0 => evidence.push(format!(
+            "Of {by_function} of {} only the function is known: its runtime had dropped the place of \
+             the call. No other line of it was seen with a connection.",
+            group.len()
+        )),
         Some(_) => {}
     }
     if lost > 0 && certainty > Certainty::Suspected {

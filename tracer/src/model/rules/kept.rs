@@ -104,7 +104,7 @@ fn passed_over(
     conn: &Connection,
 ) -> Option<Why> {
     let identity = conn.identity()?;
-    let path = conn.use_path()?;
+    let path = process.use_place(conn)?;
     let pool: Vec<_> = alive
         .iter()
         .copied()
@@ -120,7 +120,7 @@ fn passed_over(
         .map(|silent| MonoNanos(silent.last_byte().0.saturating_add(assumed.margin)))
         .chain(others.iter().map(|other| other.opened.at))
         .max()?;
-    let related = others.iter().any(|other| other.paths.contains(&path));
+    let related = others.iter().any(|other| process.places(&other.paths).contains(&&path));
     let members: BTreeSet<ConnId> = others.iter().map(|other| other.id).collect();
     let turns: Vec<&Turn> = process
         .habits
@@ -180,7 +180,8 @@ fn over_time(
         let Some(retired) = process.habits.retired(end, conn).filter(|_| passed > until) else {
             continue;
         };
-        if conn.use_path().is_some_and(|path| retired.paths.contains(&path)) {
+        let used_by = |place| retired.paths.iter().any(|path| *process.place(path) == place);
+        if process.use_place(conn).is_some_and(used_by) {
             let pool = pools.entry((&conn.opened.peer, conn.identity())).or_default();
             pool.0 = match end {
                 EndOfLife::Idle => retired.lowest,
