@@ -54,7 +54,7 @@ pub const MAX_PROBES: usize = 24;
 
 /// Bytes of the ring buffer for rare events. When full, the record is counted as
 /// [`RingFull`](crate::drops::DropReason::RingFull).
-pub const RING_BYTES: u32 = 2 << 20;
+pub const RING_BYTES: u32 = 1 << 20;
 
 /// Bytes of a statement kept per connection; the rest is cut.
 pub const STATEMENT_BYTES: usize = 128;
