@@ -9,6 +9,7 @@ mod child;
 mod load;
 mod processor;
 mod programs;
+mod runtimes;
 mod scale;
 mod statistics;
 mod table;
@@ -59,6 +60,8 @@ enum Part {
     Programs,
     /// pgbench and node-postgres with and without the tracer
     Throughput,
+    /// Program time of stacks, time to name them, and memory, by runtime
+    Runtimes,
     /// Start with many processes, memory and many connections
     Scale,
 }
@@ -120,6 +123,7 @@ pub fn run(options: &Options) -> Result<()> {
         Part::Calls => programs::calls(&bench, &mut table),
         Part::Programs => programs::measure(&bench, &mut table),
         Part::Throughput => throughput::measure(&bench, &mut table),
+        Part::Runtimes => runtimes::measure(&bench, &mut table),
         Part::Scale => scale::measure(&bench, &mut table),
     });
     println!("bench: {}", machine());

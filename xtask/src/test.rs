@@ -300,9 +300,6 @@ fn unit(summary: &mut Summary) {
         sh::run(test.current_dir(workspace::root()))?;
         sh::run(cargo_test().arg("--doc").current_dir(workspace::root()))
     });
-    for target in TARGETS.iter().filter(|target| target.part == Part::Unit) {
-        summary.step(target.name, || target.test());
-    }
     summary.step("lints", || {
         let mut clippy = sh::cargo();
         clippy.args(["clippy", "--all-targets"]).args(WHOLE).args(["--", "--deny=warnings"]);
@@ -317,6 +314,9 @@ fn unit(summary: &mut Summary) {
         setup::ensure(Group::Licences)?;
         tidy::dependencies(&toolchain::cargo_deny().context("no cargo-deny after setup")?)
     });
+    for target in TARGETS.iter().filter(|target| target.part == Part::Unit) {
+        summary.step(target.name, || target.test());
+    }
 }
 
 /// Tests of the whole workspace: one set of features, so that nothing is compiled twice.

@@ -1,7 +1,7 @@
 'use strict';
 // Sequential checkouts for so many seconds, plain or behind the usual in-process leak detector.
 // Reads `plain SECONDS` or `wrapped SECONDS`, answers with checkouts per second,
-// on the wall and of this process's processor time.
+// on the wall and of this process's processor time; `count NUMBER` checks out so many times.
 
 const readline = require('node:readline');
 const Pool = require('pg-pool');
@@ -65,6 +65,11 @@ async function main() {
   const kinds = { plain, wrapped };
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const [kind, seconds] = line.split(' ');
+    if (kind === 'count') {
+      for (let i = 0; i < Number(seconds); i += 1) await plain();
+      console.log('done');
+      continue;
+    }
     console.log((await rate(kinds[kind], Number(seconds))).join(' '));
   }
   process.exit(0);

@@ -34,7 +34,7 @@ const COUNTING_OF_TARGETS: f64 = 35.0;
 
 /// Adds a measure in nanoseconds, and with a target the same as multiples of `counting`, which was
 /// measured just before each.
-fn add(table: &mut Table, name: &str, nanos: &[f64], counting: &[f64], most: Option<f64>) {
+pub fn add(table: &mut Table, name: &str, nanos: &[f64], counting: &[f64], most: Option<f64>) {
     let target = most.map_or(Target::None, Target::AtMost);
     table.add(name, Median::of(nanos.iter().copied()), Unit::Nanoseconds, target);
     if let Some(most) = most {
@@ -52,42 +52,52 @@ pub fn measure(bench: &Bench, table: &mut Table) -> Result<()> {
     checkouts(bench, table)
 }
 
+/// The client of [`calls`] and its other end.
+pub struct Calls {
+    client: Talking,
+    _server: Talking,
+}
+
+impl Calls {
+    pub fn start(port: u16) -> Result<Self> {
+        let ours = std::env::current_exe().context("finding our own executable")?;
+        let load = |role: &str| {
+            let mut command = Command::new(&ours);
+            command.args(["bench", "load", role, &port.to_string()]);
+            Talking::start(&mut command)
+        };
+        let server = load("answer")?;
+        Ok(Self { client: load("call")?, _server: server })
+    }
+
+    /// Nanoseconds of the hook for a call of a kind, without what counting costs.
+    pub fn each(&mut self, tracer: &Tracer, kind: &str, counting: f64) -> Result<f64> {
+        let before = tracer.programs()?;
+        self.client.tell(&format!("{kind} {CALLS}"))?;
+        let runs = hook_since(tracer, &before)?;
+        Ok((runs.nanos as f64 - runs.count as f64 * counting) / CALLS as f64)
+    }
+}
+
 /// By what a system call was.
 pub fn calls(bench: &Bench, table: &mut Table) -> Result<()> {
     let _counting = Counting::on()?;
     let port = postgres::free_port()?;
-    let ours = std::env::current_exe().context("finding our own executable")?;
-    let load = |role: &str| {
-        let mut command = Command::new(&ours);
-        command.args(["bench", "load", role, &port.to_string()]);
-        Talking::start(&mut command)
-    };
-    let _server = load("answer")?;
+    let mut calls = Calls::start(port)?;
     let tracer = Tracer::watch(bench, &[port], &[])?;
-    let mut client = load("call")?;
-    let mut count = |kind: &str| -> Result<Runs> {
-        bench.check()?;
-        let before = tracer.programs()?;
-        client.tell(&format!("{kind} {CALLS}"))?;
-        hook_since(&tracer, &before)
-    };
     let mut measured: [Vec<f64>; 5] = Default::default();
     for _ in 0..bench.rounds {
+        bench.check()?;
         let ignored = counting(&tracer)?;
-        let each = |runs: Runs| {
-            let counting = runs.count as f64 * ignored;
-            (runs.nanos as f64 - counting) / CALLS as f64
-        };
-        let unwatched = each(count("unwatched")?);
-        let receive = each(count("receive")?);
-        let send = each(count("send")?);
+        let mut each = |kind| calls.each(&tracer, kind, ignored);
+        let (unwatched, receive, send) = (each("unwatched")?, each("receive")?, each("send")?);
         // Each use is answered.
-        let used = each(count("use")?) - receive;
+        let used = each("use")? - receive;
         for (all, one) in measured.iter_mut().zip([ignored, unwatched, receive, send, used]) {
             all.push(one);
         }
     }
-    drop(client);
+    drop(calls);
     tracer.finish()?.nothing_lost()?;
     let rows = [
         ("what the kernel's counting costs, subtracted below", None),
@@ -103,7 +113,7 @@ pub fn calls(bench: &Bench, table: &mut Table) -> Result<()> {
 }
 
 /// What the kernel's counting costs a run: the mean of calls that the program leaves at once.
-fn counting(tracer: &Tracer) -> Result<f64> {
+pub fn counting(tracer: &Tracer) -> Result<f64> {
     let before = tracer.programs()?;
     for _ in 0..CALLS {
         std::hint::black_box(parent_id());
@@ -112,7 +122,7 @@ fn counting(tracer: &Tracer) -> Result<f64> {
 }
 
 /// The runs of the system-call hook; the other programs on tracepoints run a few times at most.
-fn hook_since(tracer: &Tracer, before: &Programs) -> Result<Runs> {
+pub fn hook_since(tracer: &Tracer, before: &Programs) -> Result<Runs> {
     let (tracepoints, _) = tracer.programs()?.since(before);
     tracepoints.into_iter().max_by_key(|runs| runs.count).context("no program runs")
 }

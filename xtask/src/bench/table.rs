@@ -30,6 +30,8 @@ pub enum Unit {
     /// A ratio as a percentage.
     Percent,
     Seconds,
+    /// Seconds as milliseconds.
+    Milliseconds,
     /// Bytes as MiB.
     Mebibytes,
     Count,
@@ -43,6 +45,7 @@ impl Unit {
             Self::Nanoseconds => format!("{value:.0} ns"),
             Self::Percent => format!("{:.1} %", value * 100.0),
             Self::Seconds => format!("{value:.2} s"),
+            Self::Milliseconds => format!("{:.1} ms", value * 1_000.0),
             Self::Mebibytes => format!("{:.1} MiB", value / f64::from(1 << 20)),
             Self::Count => format!("{value:.0}"),
             Self::Times => format!("{value:.1} times"),
