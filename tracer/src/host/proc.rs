@@ -291,6 +291,12 @@ impl ProcFs {
         Some(bytes)
     }
 
+    /// Its resident memory.
+    #[must_use]
+    pub fn resident_bytes(&self, pid: Pid) -> Option<u64> {
+        resident_bytes(&self.read(pid, "status")?)
+    }
+
     fn read(&self, pid: Pid, name: &str) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         let file = File::open(self.dir(pid).join(name)).ok()?;
@@ -323,6 +329,13 @@ fn ns_pid(status: &[u8]) -> Option<u32> {
     let mut pids = line.split(u8::is_ascii_whitespace).filter(|pid| !pid.is_empty());
     pids.next()?;
     decimal(pids.next_back()?)
+}
+
+/// `VmRSS` of `/proc/PID/status`, in kB there.
+fn resident_bytes(status: &[u8]) -> Option<u64> {
+    let mut lines = status.split(|byte| *byte == b'\n');
+    let value = lines.find_map(|line| line.strip_prefix(b"VmRSS:"))?.trim_ascii();
+    decimal::<u64>(value.strip_suffix(b" kB")?)?.checked_mul(1024)
 }
 
 fn socket_inode(link: &Path) -> Option<u64> {

@@ -1,12 +1,13 @@
 //! What happened, as the model hears it: the only input of the model, and what a recording holds.
 //!
-//! May import `serde` and `model::behaviour` only. Invariants: every event carries its time; absence is `None`, never
+//! May import `serde`, `model::behaviour` and `model::costs` only. Invariants: every event carries its time; absence is `None`, never
 //! zero; strings from traced processes are kept as they came (lossily decoded to UTF-8) and are
 //! escaped by whoever prints them; SQL text arrives with its literals already removed.
 
 use serde::{Deserialize, Serialize};
 
 use super::behaviour::{Behaviour, Presence};
+use super::costs::Costs;
 
 /// `CLOCK_MONOTONIC` time in nanoseconds.
 #[derive(
@@ -420,6 +421,8 @@ pub enum Event {
     PoolSize { at: MonoNanos, pid: Pid, pool: String, instance: u32, max_open: Option<u32> },
     /// The kernel side or the user side lost something; `total` is the count so far.
     Lost { at: MonoNanos, reason: String, total: u64 },
+    /// What the capture has cost so far; sent at its end.
+    Costs { at: MonoNanos, costs: Costs },
     /// Time passed.
     Tick { at: MonoNanos },
 }
@@ -444,6 +447,7 @@ impl Event {
             | Self::Waits { at, .. }
             | Self::PoolSize { at, .. }
             | Self::Lost { at, .. }
+            | Self::Costs { at, .. }
             | Self::Tick { at } => *at,
         }
     }

@@ -6,12 +6,14 @@
 mod anomaly;
 mod behaviour;
 mod connection;
+mod costs;
 mod event;
 mod finding;
 mod habits;
 mod process;
 mod rules;
 mod said;
+mod settings;
 mod stacks;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ mod words;
 pub use anomaly::Anomaly;
 pub use behaviour::{Behaviour, IdleOrder, Presence, Protocol};
 pub use connection::{Connection, LeftOpen, Opened, StackOf, Unread};
+pub use costs::{Costs, NamingCosts, ProgramCosts};
 pub use event::{
     Begun, Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, Generated, MonoNanos, Peer,
     Pid, PoolSeen, PoolWaits, ProcessSeen, Runtime, ServerUse, SessionSaid, SessionState, Stack,
@@ -30,6 +33,7 @@ pub use event::{
 pub use finding::{Certainty, Finding, Span, Verdict};
 pub use process::{PathKey, PathUse, ProcId, Process};
 pub use rules::lowers_certainty;
-pub use tracker::{Settings, Totals, Tracker};
+pub use settings::Settings;
+pub use tracker::{Totals, Tracker};
 pub use waits::{WaitTotals, Waits};
 pub use words::duration;

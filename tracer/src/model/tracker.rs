@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use super::{
     anomaly::Anomaly,
     connection::{Connection, Opened, StackOf, app_frame, own_paths},
+    costs::Costs,
     event::{
         ConnId, Event, Fd, MonoNanos, Pid, PoolWaits, ProcessSeen, ServerUse, SessionSaid, Stack,
         StackEvent, WirePhase, WireState,
@@ -19,6 +20,7 @@ use super::{
     habits,
     process::{Past, PathKey, ProcId, Process},
     rules::{self, Case, Scene},
+    settings::Settings,
     stacks::Stacks,
     waits,
 };
@@ -39,27 +41,6 @@ const MAX_REASONS: usize = 64;
 /// Closed connections are kept this long after anything alive could need them, for opens that
 /// replace them; in nanoseconds.
 const PAST_GRACE: u64 = 10_000_000_000;
-
-/// What decides when silence is worth a verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Held and silent for this long in nanoseconds is a finding.
-    pub threshold: u64,
-    /// Silent for this long in nanoseconds is worth resolving stacks for.
-    pub soft_threshold: u64,
-}
-
-impl Settings {
-    /// Settings for a threshold in nanoseconds; the soft one is a tenth of it, at most a second.
-    #[must_use]
-    pub const fn new(threshold: u64) -> Self {
-        let tenth = threshold / 10;
-        Self {
-            threshold,
-            soft_threshold: if tenth < 1_000_000_000 { tenth } else { 1_000_000_000 },
-        }
-    }
-}
 
 /// Counts since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +65,7 @@ pub struct Tracker {
     next_process: u32,
     ended: Vec<Case>,
     servers: BTreeMap<String, ServerUse>,
+    costs: Option<Costs>,
     lost: BTreeMap<String, u64>,
     anomalies: BTreeMap<Anomaly, u64>,
     totals: Totals,
@@ -102,6 +84,7 @@ impl Tracker {
             next_process: 0,
             ended: Vec::new(),
             servers: BTreeMap::new(),
+            costs: None,
             lost: BTreeMap::new(),
             anomalies: BTreeMap::new(),
             totals: Totals::default(),
@@ -123,6 +106,12 @@ impl Tracker {
     #[must_use]
     pub const fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// What the capture has cost, once that is told.
+    #[must_use]
+    pub fn costs(&self) -> Option<&Costs> {
+        self.costs.as_ref()
     }
 
     /// What servers said of themselves, by name.
@@ -198,6 +187,7 @@ impl Tracker {
             }
             Event::Unread { at, conn, bytes } => self.unread(*at, *conn, *bytes),
             Event::Session { at, conn, said } => self.said(*at, *conn, said.as_deref()),
+            Event::Costs { costs, .. } => self.costs = Some(costs.clone()),
             Event::Server { used, .. } => {
                 if self.servers.len() < MAX_SERVERS || self.servers.contains_key(&used.server) {
                     self.servers.insert(used.server.clone(), used.clone());

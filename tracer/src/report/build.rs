@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    BlameRow, Capture, CaptureHeader, ConnectionRow, ConnectionState, Ending, FindingRow, FrameRow,
-    Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, SaidRow, ServerRow, StackRow, Tool,
-    WaitsRow, inference, standing,
+    BlameRow, Capture, CaptureHeader, ConnectionRow, ConnectionState, CostsRow, Ending, FindingRow,
+    FrameRow, Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, SaidRow, ServerRow, StackRow,
+    Tool, WaitsRow, inference, standing,
 };
 use crate::model::{
     ConnId, Connection, Finding, MonoNanos, Peer, Process, ServerUse, SessionState, Span, Stack,
@@ -60,6 +60,7 @@ impl Report {
                 coverage,
                 incomplete: ending.incomplete.clone(),
                 servers: tracker.servers().map(server_row).collect(),
+                costs: tracker.costs().map(CostsRow::of),
             },
             processes: processes(tracker, &findings, at),
             findings: (1..)

@@ -6,6 +6,7 @@
 //! and escaped by the writers; durations carry their unit, and unknown is `None`, never zero.
 
 mod build;
+mod costs;
 mod escape;
 mod json;
 mod pools;
@@ -98,6 +99,39 @@ pub struct Capture {
     /// The servers that were asked and answered.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<ServerRow>,
+    /// What the capture itself has cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub costs: Option<CostsRow>,
+}
+
+/// What watching has cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CostsRow {
+    /// Processor time of the tracer.
+    pub processor_ms: u64,
+    pub resident_bytes: Option<u64>,
+    /// Time that other processes spent in the programs in the kernel, where it counts that.
+    pub programs: Option<ProgramsRow>,
+    pub stacks_named: Vec<NamedRow>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ProgramsRow {
+    pub runs: u64,
+    pub total_ms: u64,
+    pub mean_ns: u64,
+}
+
+/// The stacks of one runtime's processes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NamedRow {
+    pub runtime: Option<crate::model::Runtime>,
+    pub count: u64,
+    /// The slowest of those that were the first of their process; `None` when there was none.
+    pub first_us: Option<u64>,
+    /// Mean and slowest of the others.
+    pub mean_us: Option<u64>,
+    pub longest_us: Option<u64>,
 }
 
 /// How much of a server is in use, by its own word.

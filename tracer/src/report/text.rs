@@ -7,7 +7,8 @@
 use std::{collections::BTreeMap, io};
 
 use super::{
-    BlameRow, FindingRow, FrameRow, Millis, ProcessRow, Report, ServerRow, StackRow, WaitsRow,
+    BlameRow, CostsRow, FindingRow, FrameRow, Millis, ProcessRow, Report, ServerRow, StackRow,
+    WaitsRow,
     escape::{cut_middle, escape, width},
 };
 use crate::model::{Certainty, FrameKind, Generated, StackEvent, Verdict, duration};
@@ -343,6 +344,11 @@ impl Page<'_> {
             Some(fact) => fact.as_str(),
             None => "unknown",
         });
+        let mut label = "cost";
+        for words in capture.costs.iter().flat_map(CostsRow::words) {
+            self.paragraph(label, &words)?;
+            label = "";
+        }
         self.line("host", &format!("{}, kernel {}", host[0], host[1]))?;
         self.line("connleak", &report.tool.version)
     }

@@ -4,6 +4,7 @@
 //! it looks like the report's. Invariant: every event goes to the sink and the model, in the same
 //! order, so a recording replays to the same report.
 
+mod costs;
 mod error;
 mod looks;
 mod programs;
@@ -19,17 +20,17 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracer_ebpf::config::{Config, Offsets};
 
+use self::{costs::Meter, looks::Look, servers::Servers};
 pub use self::{
     error::SessionError,
     programs::{ProbeStatus, Programs},
     targets::Targets,
 };
-use self::{looks::Look, servers::Servers};
 use crate::{
     host::{clock, proc::ProcFs},
     ingest::{Ingest, raw_stack},
     loader::{Bounds, CopiedStack, Kernel},
-    model::{ConnId, Connection, Event, MonoNanos, Settings, StackEvent, Tracker},
+    model::{ConnId, Connection, Event, MonoNanos, Runtime, Settings, StackEvent, Tracker},
     pools::Catalogue,
     server::Target,
     symbolize::Symbolizer,
@@ -99,6 +100,7 @@ pub struct Session {
     looked_at: MonoNanos,
     pending: Vec<Event>,
     coverage: Vec<String>,
+    meter: Meter,
     /// System calls are watched; else the session stands by for something to watch.
     watching: bool,
     /// Checks in a row that found nothing to watch.
@@ -157,6 +159,7 @@ impl Session {
             looked_at: MonoNanos(0),
             pending: Vec::new(),
             coverage: Vec::new(),
+            meter: Meter::default(),
             watching: false,
             idle_checks: 0,
             log,
@@ -291,7 +294,11 @@ impl Session {
         self.verify(sink)?;
         // However short the time since the last one was.
         self.looked_at = MonoNanos(0);
-        self.tick(sink)
+        self.tick(sink)?;
+        let statistics = self.statistics();
+        let costs = self.meter.costs(&self.proc, &statistics);
+        self.pending.push(Event::Costs { at: clock::now(), costs });
+        self.flush(sink)
     }
 
     fn targets_ended(&self) -> bool {
@@ -399,12 +406,20 @@ impl Session {
             return None;
         };
         let raw = raw_stack(&copied);
+        let begin = clock::now();
         let resolved = self.symbolizer.resolve(&raw);
+        self.meter.named(raw.pid, self.runtime_of(conn), begin);
         if resolved.cut && copied.full {
             self.ingest.raise_stack_class(raw.pid);
         }
         self.pending.push(Event::Stack { at, conn, of, uses, stack: resolved.stack });
         Some(copied)
+    }
+
+    /// The runtime of the process that answers for a connection.
+    fn runtime_of(&self, conn: ConnId) -> Option<Runtime> {
+        let owner = self.tracker.connection(conn)?.owner;
+        self.tracker.process(owner)?.runtime()
     }
 
     /// Asks what waits unread on connections that are silent although the server owes an answer:

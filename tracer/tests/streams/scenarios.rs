@@ -3,7 +3,8 @@
 //! Each function writes one stream; its name is the file's.
 
 use tracer::model::{
-    Event, Existing, Frame, FrameKind, Runtime, Stack, StackEvent, Statement, TxStatus, WirePhase,
+    Costs, Event, Existing, Frame, FrameKind, NamingCosts, ProgramCosts, Runtime, Stack,
+    StackEvent, Statement, TxStatus, WirePhase,
 };
 
 use super::pools;
@@ -22,6 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("leak_observed_exit", leak_observed_exit),
     ("leak_inferred", leak_inferred),
     ("leak_inferred_burst", leak_inferred_burst),
+    ("leak_inferred_costs", leak_inferred_costs),
     ("leak_inferred_once", leak_inferred_once),
     ("leak_or_another_pool", leak_or_another_pool),
     ("healthy_another_pool_takes_over", healthy_another_pool_takes_over),
@@ -209,6 +211,27 @@ fn leak_inferred() -> Vec<Event> {
     leak(&mut scene, 5);
     scene.tick(60_000);
     scene.sorted()
+}
+
+/// The same, and what watching has cost.
+fn leak_inferred_costs() -> Vec<Event> {
+    let mut events = leak_inferred();
+    let mut node = NamingCosts::none(Some(Runtime::Node));
+    for (is_first, nanos) in [(true, 24_150_000), (false, 480_000), (false, 620_000)] {
+        node.count(is_first, nanos);
+    }
+    let mut java = NamingCosts::none(Some(Runtime::Java));
+    java.count(true, 61_000_000);
+    events.push(Event::Costs {
+        at: ms(60_001),
+        costs: Costs {
+            processor_nanos: 412_000_000,
+            resident_bytes: Some(39_321_600),
+            programs: Some(ProgramCosts { runs: 1_250_000, nanos: 431_000_000 }),
+            naming: vec![node, java],
+        },
+    });
+    events
 }
 
 /// Seven in less than half a second, then calm: nothing opens a connection after the last.

@@ -27,7 +27,7 @@ use crate::model::{
     event::{ConnId, FrameKind, MonoNanos, Peer, Runtime, Stack, StackEvent},
     finding::{Certainty, Verdict},
     process::{Identity, PathKey, Process},
-    tracker::Settings,
+    settings::Settings,
     words::{count, duration},
 };
 

@@ -25,7 +25,7 @@ use crate::model::{
     connection::Connection,
     event::{ConnId, MonoNanos, Peer, Runtime, WirePhase},
     process::{Identity, PathKey, Process},
-    tracker::Settings,
+    settings::Settings,
 };
 
 const SECOND: u64 = 1_000_000_000;

@@ -12,7 +12,7 @@ use crate::model::{
     event::{Frame, MonoNanos, PoolSeen, Stack, StackEvent},
     finding::{Certainty, Finding, Span, Verdict},
     process::{PathKey, ProcId, Process},
-    tracker::Settings,
+    settings::Settings,
 };
 
 /// Fewer than this are no growth.

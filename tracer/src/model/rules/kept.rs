@@ -25,7 +25,7 @@ use crate::model::{
     event::{ConnId, MonoNanos},
     habits::{EndOfLife, Turn},
     process::Process,
-    tracker::Settings,
+    settings::Settings,
 };
 
 /// The longest round takes at least half as long again as the shortest.

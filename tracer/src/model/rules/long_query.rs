@@ -8,7 +8,7 @@ use crate::model::{
     connection::Connection,
     event::MonoNanos,
     finding::{Certainty, Verdict},
-    tracker::Settings,
+    settings::Settings,
     words::{count, duration},
 };
 

@@ -35,7 +35,7 @@ use super::{
     event::{ConnId, MonoNanos, Stack, StackEvent, TxStatus},
     finding::{Certainty, Verdict},
     process::Process,
-    tracker::Settings,
+    settings::Settings,
 };
 
 /// Everything a rule may look at besides the connection.

@@ -9,7 +9,7 @@ use crate::model::{
     connection::Connection,
     event::{MonoNanos, WirePhase},
     finding::{Certainty, Verdict},
-    tracker::Settings,
+    settings::Settings,
     words::{count, duration},
 };
 

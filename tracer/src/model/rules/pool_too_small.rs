@@ -20,7 +20,7 @@ use crate::model::{
     event::MonoNanos,
     finding::{Certainty, Finding, Span, Verdict},
     process::Process,
-    tracker::Settings,
+    settings::Settings,
     waits::{Sample, WaitTotals, Waits},
     words::{count, duration},
 };

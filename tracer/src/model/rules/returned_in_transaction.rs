@@ -11,7 +11,7 @@ use crate::model::{
     connection::{Connection, LeftOpen},
     event::{MonoNanos, Stack, StackEvent},
     finding::{Certainty, Verdict},
-    tracker::Settings,
+    settings::Settings,
     words::{count, duration},
 };
 
