@@ -557,6 +557,12 @@ impl Tracker {
         {
             process.sees_checkouts = knows;
         }
+        if let Some(checkout) = conn.pool_checkout()
+            && let Some(process) = self.processes.get_mut(&conn.opener)
+            && !process.handed_out.contains(&checkout.pool)
+        {
+            process.handed_out.insert(checkout.pool.clone());
+        }
         conn.forget_read();
         conn.refuted |= refuted;
         conn.woke |= woke;
