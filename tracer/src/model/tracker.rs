@@ -225,6 +225,10 @@ impl Tracker {
             }
             let checkout = conn.wire.as_ref().and_then(|wire| wire.checkout.as_ref());
             let held = checkout.is_some_and(|checkout| checkout.held);
+            let marked = || {
+                let process = self.processes.get(&conn.opener);
+                checkout.zip(process).is_some_and(|(of, process)| process.marks(&of.pool))
+            };
             let long = silence >= self.settings.threshold;
             if conn.active() == Some(true) && !held && !long {
                 continue;
@@ -233,8 +237,9 @@ impl Tracker {
                 [StackEvent::Acquire, StackEvent::Begin, StackEvent::LastUse, StackEvent::Open];
             for of in kinds {
                 let Some(uses) = conn.missing(of) else { continue };
-                // Whoever gave it back inside a transaction is the one who took it last.
-                if of != StackEvent::Acquire || held || conn.left_open().is_some() {
+                // Whoever gave it back inside a transaction is the one who took it last. Where
+                // checkouts are marked, nobody else may be known who had to do with it.
+                if of != StackEvent::Acquire || held || conn.left_open().is_some() || marked() {
                     wanted.push((conn.id, of, uses));
                 }
             }

@@ -23,6 +23,10 @@ fn with_preload(kind: Kind) -> Command {
 
 /// So many leaks of this shape are proven: taken by this function at the marked line.
 fn is_proven(seen: &Seen, count: u64, function: &str, source: &str, shape: &str) {
+    is_proven_at(seen, count, function, (source, leak_line_in(source, shape)));
+}
+
+fn is_proven_at(seen: &Seen, count: u64, function: &str, (source, line): (&str, u64)) {
     let whole = &seen.report.0;
     let finding = seen.report.only_accusation();
     let said = (finding.verdict(), finding.certainty(), finding.count());
@@ -30,7 +34,7 @@ fn is_proven(seen: &Seen, count: u64, function: &str, source: &str, shape: &str)
     assert_eq!(finding.function(), Some(function), "{whole:#}");
     let file = finding.file().unwrap_or_default();
     assert!(file.ends_with(source), "{file} is not {source}: {whole:#}");
-    assert_eq!(finding.line(), Some(leak_line_in(source, shape)), "{whole:#}");
+    assert_eq!(finding.line(), Some(line), "{whole:#}");
     assert_eq!(seen.exit, FOUND);
 }
 
@@ -82,6 +86,29 @@ fn who_called_a_helper_across_a_pause_is_named_behind_it() {
     is_proven(&seen, 3, "helper", SOURCE, "helper");
     let stacks = seen.report.only_accusation().0["stacks"].to_string();
     assert!(stacks.contains("throughHelper"), "{stacks}");
+}
+
+#[test]
+fn a_mark_in_compiled_typescript_leads_to_its_source() {
+    let compiled = Kind::TypeScript(20, "compiled/service.js");
+    let seen = watch_command(&mut with_preload(compiled), &["leak_alone method 3"]);
+    let source = "typescript/src/handlers.ts";
+    // The client is taken on the line before the query.
+    is_proven_at(&seen, 3, "total", (source, leak_line_in(source, "method") - 1));
+    let runs_as = seen.report.only_accusation().generated_file().unwrap_or_default().to_owned();
+    assert!(runs_as.ends_with("compiled/handlers.js"), "{runs_as}");
+}
+
+#[test]
+fn a_pool_for_each_request_is_found_by_who_made_it() {
+    // Without marks: `node::a_pool_for_each_request_is_suspected_...`, by nobody.
+    let kind = Kind::Node(r#"{"idleTimeoutMillis":0}"#);
+    let seen = watch_command(&mut with_preload(kind), &["new_pool 17"]);
+    let whole = &seen.report.0;
+    let finding = seen.report.only_accusation();
+    assert_eq!((finding.verdict(), finding.count()), ("abandoned pool", 17), "{whole:#}");
+    assert_eq!(finding.certainty(), "strong", "{whole:#}");
+    assert_eq!(finding.function(), Some("newPool"), "{whole:#}");
 }
 
 #[test]
