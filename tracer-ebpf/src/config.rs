@@ -19,7 +19,8 @@ pub struct Config {
     pub any_unix_port: u32,
     /// User space's own process id, never watched.
     pub own_tgid: u32,
-    pub _pad: u32,
+    /// Pool of the catalogue (index) that a process's own [marks](crate::mark) are about.
+    pub marked_pool: u32,
     pub off: Offsets,
 }
 

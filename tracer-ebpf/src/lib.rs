@@ -15,6 +15,7 @@ pub mod config;
 pub mod conn;
 pub mod drops;
 pub mod limits;
+pub mod mark;
 pub mod node;
 pub mod parts;
 pub mod probe;

@@ -16,6 +16,7 @@ mod bpf {
     //! The programs and what they share.
     pub mod count;
     pub mod maps;
+    pub mod marks;
     pub mod memory;
     pub mod node;
     pub mod pools;

@@ -10,7 +10,15 @@ pub const PART_RECEIVE: u32 = 2;
 /// A send or receive that is not followed by what is at hand of it alone.
 pub const PART_SEND_WALK: u32 = 3;
 pub const PART_RECEIVE_WALK: u32 = 4;
+/// A receive of no bytes on a watched socket returned.
+pub const PART_MARK: u32 = 5;
 
 /// Names of the programs in the object, by place.
-pub const PARTS: [&str; 5] =
-    ["part_connect", "part_send", "part_receive", "part_send_walk", "part_receive_walk"];
+pub const PARTS: [&str; 6] = [
+    "part_connect",
+    "part_send",
+    "part_receive",
+    "part_send_walk",
+    "part_receive_walk",
+    "part_mark",
+];

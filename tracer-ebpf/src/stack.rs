@@ -53,6 +53,8 @@ const _: () = assert!(KINDS.is_power_of_two());
 /// Set in [`StackHeader::flags`]: the registers are those at a function's first instruction or at
 /// a RET, so the return address is the word at `sp` and `bp` is the caller's.
 pub const FLAG_BOUNDARY: u32 = 1;
+/// The same: no stack was copied, the bytes are the text of a [mark](crate::mark).
+pub const FLAG_MARK: u32 = 2;
 
 /// Beginning of a stack slot; [`STACK_BYTES`] bytes of stack follow at [`HEADER_BYTES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +62,7 @@ pub const FLAG_BOUNDARY: u32 = 1;
 pub struct StackHeader {
     /// Odd while the slot is written.
     pub seq: u32,
-    /// [`FLAG_BOUNDARY`]
+    /// [`FLAG_BOUNDARY`], [`FLAG_MARK`]
     pub flags: u32,
     /// Connection id (see [`conn`](crate::conn)).
     pub conn: u64,

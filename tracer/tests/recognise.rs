@@ -155,6 +155,25 @@ fn node_path_and_the_working_directory_count() {
 }
 
 #[test]
+fn a_file_that_marks_checkouts_is_told_by_how_the_process_was_started() {
+    let notes = |arguments: &[&str], variables: &[&str]| {
+        let tree = Tree::new();
+        tree.npm("/srv/app/node_modules/pg-pool", "3.10.0");
+        tree.npm("/srv/app/node_modules/tarn", "3.0.0");
+        tree.started(arguments, "/srv/app", variables);
+        let facts = Facts { runtime: Some(Runtime::Node), ..Facts::default() };
+        let said = |pool: PoolSeen| Some((pool.name, pool.note?));
+        tree.pools(&facts).into_iter().filter_map(said).collect::<Vec<_>>()
+    };
+    let note = "The process loads connleak-node.js: checkouts that it marks are observed.";
+    let told = [("pg-pool".to_owned(), note.to_owned())];
+    let plain = &["node", "main.js"];
+    assert_eq!(notes(&["node", "-r", "/opt/connleak-node.js", "main.js"], &[]), told);
+    assert_eq!(notes(plain, &["NODE_OPTIONS=-r ./connleak-node.js"]), told);
+    assert_eq!(notes(plain, &["OTHER=connleak-node.js"]), []);
+}
+
+#[test]
 fn a_perf_map_tells_that_a_package_is_loaded() {
     let tree = Tree::new();
     tree.npm("/srv/app/node_modules/pg-pool", "3.10.0");

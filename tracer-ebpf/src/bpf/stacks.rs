@@ -5,15 +5,19 @@
 
 use aya_ebpf::{
     bindings::pt_regs,
-    helpers::generated::{bpf_get_current_task, bpf_probe_read_user},
+    helpers::generated::{bpf_get_current_task, bpf_probe_read_user, bpf_probe_read_user_str},
 };
 use tracer_ebpf::{
     config::Offsets,
     conn::Conn,
     drops::DropReason,
     limits::MAX_FIXUPS,
+    mark::TEXT_BYTES,
     runtime,
-    stack::{CHUNK_BYTES, KINDS, MAX_GAP, RUNTIME_CLASS, STACK_BYTES, SlotRef, StackHeader},
+    stack::{
+        CHUNK_BYTES, FLAG_MARK, KIND_ACQUIRE, KINDS, MAX_GAP, RUNTIME_CLASS, STACK_BYTES, SlotRef,
+        StackHeader,
+    },
 };
 
 use super::{
@@ -115,6 +119,49 @@ pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
                 }
             }
         }
+    }
+}
+
+/// Keeps the text of a mark in the place of the acquire's stack, in the smallest slot.
+#[inline(never)]
+pub fn keep_mark(conn: *mut Conn, site: &Site, text: u64) {
+    // SAFETY: `conn` is a live map value.
+    let known = SlotRef::unpack(unsafe { (*conn).stacks[KIND_ACQUIRE] });
+    let index = match known {
+        Some(slot) if slot.class == 0 => slot.index,
+        _ => {
+            let Ok(Some(index)) = FREE_STACKS_0.pop() else {
+                count(DropReason::NoStackSlot);
+                return;
+            };
+            if let Some(other) = known {
+                give_back(other);
+            }
+            // SAFETY: as above.
+            unsafe { (*conn).stacks[KIND_ACQUIRE] = SlotRef { class: 0, index }.pack() };
+            index
+        }
+    };
+    let Some(slot) = STACKS_0.get_ptr_mut(index) else { return };
+    // SAFETY: a live map value, whose fields are plain bytes and more than the text can be.
+    unsafe {
+        let header = &raw mut (*slot).header;
+        (*header).seq = (*header).seq.wrapping_add(1) | 1;
+        (*header).flags = FLAG_MARK;
+        (*header).conn = site.conn;
+        (*header).at = site.at;
+        (*header).tgid = (site.pid_tgid >> 32) as u32;
+        (*header).tid = site.pid_tgid as u32;
+        (*header).fixup_count = 0;
+        (*header).gap = 0;
+        let len =
+            bpf_probe_read_user_str((&raw mut (*slot).bytes).cast(), TEXT_BYTES, text as *const _);
+        if len <= 0 {
+            count(DropReason::StackReadFailed);
+        }
+        // The NUL is not part of the text.
+        (*header).len = if len <= 0 { 0 } else { len as u32 - 1 };
+        (*header).seq = (*header).seq.wrapping_add(1);
     }
 }
 

@@ -14,13 +14,14 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use tracer_ebpf::{
     conn::{Conn, FLAG_CONNECTING, FLAG_EOF},
-    parts::{PART_CONNECT, PART_RECEIVE, PART_RECEIVE_WALK, PART_SEND, PART_SEND_WALK},
+    parts::{PART_CONNECT, PART_MARK, PART_RECEIVE, PART_RECEIVE_WALK, PART_SEND, PART_SEND_WALK},
     wire::{self, PHASE_ENCRYPTED, PHASE_MYSQL, PHASE_READY, PHASE_UNKNOWN, Segments},
 };
 
 use super::{
     count::now,
     maps::{Call, FDS, PARTS, call_of},
+    marks,
     memory::{ConnMemory, user, user_or_zero},
     sockets::{conn_of, fd_key, on_close, on_close_range, on_connect, on_dup},
     stacks::{self, Site},
@@ -168,6 +169,13 @@ pub fn part_receive_walk(ctx: BtfTracePointContext) -> u32 {
     0
 }
 
+/// A receive of no bytes on a watched socket returned.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn part_mark(ctx: BtfTracePointContext) -> u32 {
+    marks::on_mark(ctx.arg(0));
+    0
+}
+
 /// The connection of the call, when it moved bytes.
 #[inline(always)]
 fn moved(call: *mut Call, regs: *const pt_regs, ret: i64, send: bool) -> Option<*mut Conn> {
@@ -197,7 +205,13 @@ fn moved(call: *mut Call, regs: *const pt_regs, ret: i64, send: bool) -> Option<
 fn pass(ctx: &BtfTracePointContext, send: bool) {
     let (regs, ret): (*const pt_regs, i64) = (ctx.arg(0), ctx.arg(1));
     let Some(call) = call_of(bpf_get_current_pid_tgid()) else { return };
-    let Some(conn) = moved(call, regs, ret, send) else { return };
+    let Some(conn) = moved(call, regs, ret, send) else {
+        // SAFETY: `regs` as in `moved`.
+        if !send && ret == 0 && unsafe { (*regs).rdx } == 0 {
+            go_on(ctx, PART_MARK);
+        }
+        return;
+    };
     let len = ret as u64;
     // SAFETY: `regs` as in `moved`.
     let buffer = unsafe { (*regs).rsi };

@@ -44,7 +44,7 @@ fn try_hooks(facts: &facts::Facts) -> Vec<HookStatus> {
         only_marked: 1,
         any_unix_port: 0,
         own_tgid: std::process::id(),
-        _pad: 0,
+        marked_pool: tracer_ebpf::mark::NO_POOL,
         off: facts.offsets.clone().unwrap_or_default(),
     };
     let mut kernel = Kernel::load(config, &[], Bounds::default(), 0);

@@ -51,6 +51,7 @@ struct ProcessPool {
     name: String,
     presence: Presence,
     how: Option<String>,
+    note: Option<String>,
     inference: Option<String>,
     #[serde(skip)]
     standing: &'static str,
@@ -100,6 +101,7 @@ impl ProcessPool {
             name: seen.name.clone(),
             presence: seen.presence,
             how: seen.how.clone(),
+            note: seen.note.clone(),
             inference: inference(seen),
             standing: standing(seen),
         }
@@ -229,7 +231,7 @@ fn text(probes: &Probes, asked: bool, out: &mut dyn Write) -> anyhow::Result<()>
         }
         for pool in &process.pools {
             writeln!(out, "  {}: {}", printable(&pool.name), pool.standing)?;
-            for words in [&pool.how, &pool.inference].into_iter().flatten() {
+            for words in [&pool.how, &pool.note, &pool.inference].into_iter().flatten() {
                 writeln!(out, "      {}", printable(words))?;
             }
         }

@@ -11,7 +11,8 @@ use aya::{
 use tracer_ebpf::{
     runtime::{FRAME_BYTES, MAX_FRAMES},
     stack::{
-        CLASS_BYTES, CLASS_SLOTS, HEADER_BYTES, RUNTIME_CLASS, STACK_BYTES, SlotRef, StackHeader,
+        CLASS_BYTES, CLASS_SLOTS, FLAG_MARK, HEADER_BYTES, RUNTIME_CLASS, STACK_BYTES, SlotRef,
+        StackHeader,
     },
 };
 
@@ -39,6 +40,14 @@ pub struct CopiedStack {
     pub runtime: Vec<[u8; FRAME_BYTES]>,
     /// The copy filled its slot: there may have been more.
     pub full: bool,
+}
+
+impl CopiedStack {
+    /// The text of a mark, if that is what it is.
+    #[must_use]
+    pub fn mark(&self) -> Option<&[u8]> {
+        (self.header.flags & FLAG_MARK != 0).then_some(&*self.bytes)
+    }
 }
 
 /// The slots of all classes.

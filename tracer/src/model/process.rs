@@ -100,6 +100,8 @@ pub struct Process {
     pub(super) observed_since: Option<MonoNanos>,
     /// Its connections have checkouts that were seen.
     pub(super) sees_checkouts: bool,
+    /// Pools of it whose checkouts were seen, by name.
+    pub(super) handed_out: BTreeSet<String>,
     /// [`seen`](Self::seen) is its own, not its parent's.
     pub(super) seen_directly: bool,
     /// When it ended, if it did.
@@ -130,6 +132,7 @@ impl Process {
             seen,
             observed_since: None,
             sees_checkouts: false,
+            handed_out: BTreeSet::new(),
             seen_directly: false,
             ended_at: None,
             opened: 0,
@@ -155,6 +158,14 @@ impl Process {
     #[must_use]
     pub fn has_probed_pool(&self) -> bool {
         self.seen.as_ref().is_some_and(|seen| seen.pools.iter().any(|pool| pool.observed))
+    }
+
+    /// The process marks its own checkouts of this pool. What it does not mark may be another pool's,
+    /// or a client that was made alone, so nothing follows from that.
+    #[must_use]
+    pub fn marks(&self, pool: &str) -> bool {
+        // No function of a pool in JavaScript is probed.
+        self.runtime() == Some(Runtime::Node) && self.handed_out.contains(pool)
     }
 
     /// What its probes do not tell of a connection did not happen: they see every checkout. Of
@@ -308,6 +319,7 @@ impl Process {
     pub(super) fn forget_code(&mut self) {
         self.observed_since = None;
         self.sees_checkouts = false;
+        self.handed_out.clear();
         self.waits.clear();
         self.sizes.clear();
         self.paths.clear();

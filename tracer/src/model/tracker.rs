@@ -215,6 +215,10 @@ impl Tracker {
             }
             let checkout = conn.wire.as_ref().and_then(|wire| wire.checkout.as_ref());
             let held = checkout.is_some_and(|checkout| checkout.held);
+            let marked = || {
+                let process = self.processes.get(&conn.opener);
+                checkout.zip(process).is_some_and(|(of, process)| process.marks(&of.pool))
+            };
             let long = silence >= self.settings.threshold;
             if conn.active() == Some(true) && !held && !long {
                 continue;
@@ -223,8 +227,9 @@ impl Tracker {
                 [StackEvent::Acquire, StackEvent::Begin, StackEvent::LastUse, StackEvent::Open];
             for of in kinds {
                 let Some(uses) = conn.missing(of) else { continue };
-                // Whoever gave it back inside a transaction is the one who took it last.
-                if of != StackEvent::Acquire || held || conn.left_open().is_some() {
+                // Whoever gave it back inside a transaction is the one who took it last. Where
+                // checkouts are marked, nobody else may be known who had to do with it.
+                if of != StackEvent::Acquire || held || conn.left_open().is_some() || marked() {
                     wanted.push((conn.id, of, uses));
                 }
             }
@@ -546,6 +551,12 @@ impl Tracker {
             && let Some(process) = self.processes.get_mut(&conn.opener)
         {
             process.sees_checkouts = knows;
+        }
+        if let Some(checkout) = conn.pool_checkout()
+            && let Some(process) = self.processes.get_mut(&conn.opener)
+            && !process.handed_out.contains(&checkout.pool)
+        {
+            process.handed_out.insert(checkout.pool.clone());
         }
         conn.forget_read();
         conn.refuted |= refuted;

@@ -189,6 +189,8 @@ pub struct Pool {
     pub behaviour: Option<Behaviour>,
     pub(crate) recognise: Recognise,
     pub(super) names: Names,
+    /// Name of the file that marks its checkouts, where a process loads it.
+    pub marked_by: Option<String>,
     /// Why nothing of it is probed, in words.
     pub(super) unobserved: Option<String>,
     pub(super) probes: Vec<Probe>,
@@ -283,6 +285,7 @@ struct File {
     #[serde(default)]
     names: Names,
     unobserved: Option<String>,
+    marked_by: Option<String>,
     #[serde(default, rename = "probe")]
     probes: Vec<RawProbe>,
     #[serde(default)]
@@ -430,6 +433,7 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
         behaviour: raw.behaviour,
         recognise: raw.recognise,
         names: raw.names,
+        marked_by: raw.marked_by,
         unobserved: raw.unobserved,
         probes,
         sizes: raw.sizes,

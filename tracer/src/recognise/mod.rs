@@ -114,7 +114,7 @@ pub fn pools(catalogue: &Catalogue, proc: &ProcFs, pid: Pid, facts: &Facts<'_>) 
             seen.push(PoolSeen {
                 name: pool.name.clone(),
                 observed: false,
-                note: None,
+                note: pool.marked_by.as_ref().and_then(|file| loads(proc, pid, file)),
                 presence,
                 how: Some(how),
                 pooler: pool.pooler,
@@ -129,6 +129,14 @@ pub fn pools(catalogue: &Catalogue, proc: &ProcFs, pid: Pid, facts: &Facts<'_>) 
         seen.retain(|pool| pool.presence == Presence::Loaded);
     }
     seen
+}
+
+/// Says that the process was told to load this file first, which marks its checkouts.
+fn loads(proc: &ProcFs, pid: Pid, file: &str) -> Option<String> {
+    let names = |text: &[u8]| memchr::memmem::find(text, file.as_bytes()).is_some();
+    let told = proc.variable(pid, "NODE_OPTIONS").is_some_and(|options| names(&options))
+        || proc.arguments(pid).iter().take(node::MAX_ARGUMENTS).any(|argument| names(argument));
+    told.then(|| format!("The process loads {file}: checkouts that it marks are observed."))
 }
 
 /// The process runs one of these programs.

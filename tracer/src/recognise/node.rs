@@ -22,7 +22,7 @@ const MAX_PACKAGE_BYTES: u64 = 1 << 20;
 /// Bytes read of a perf map.
 const MAX_PERF_MAP_BYTES: u64 = 64 << 20;
 /// Arguments looked at for the main script.
-const MAX_ARGUMENTS: usize = 64;
+pub(super) const MAX_ARGUMENTS: usize = 64;
 /// Options whose value is the next argument.
 const WITH_VALUE: [&str; 12] = [
     "-r",

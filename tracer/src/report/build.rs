@@ -10,8 +10,8 @@ use super::{
     Tool, WaitsRow, inference, standing,
 };
 use crate::model::{
-    ConnId, Connection, Finding, MonoNanos, Peer, Process, ServerUse, SessionState, Span, Stack,
-    StackEvent, Statement, Tracker, TxStatus, WaitTotals, WirePhase,
+    ConnId, Connection, Finding, MonoNanos, Peer, PoolSeen, Process, ServerUse, SessionState, Span,
+    Stack, StackEvent, Statement, Tracker, TxStatus, WaitTotals, WirePhase,
 };
 
 const MILLI: u64 = 1_000_000;
@@ -103,6 +103,10 @@ fn process_row(process: &Process, connections: u64, at: MonoNanos) -> ProcessRow
         pools: seen.map_or_else(Vec::new, |seen| {
             seen.pools
                 .iter()
+                .map(|pool| PoolSeen {
+                    observed: pool.observed || process.marks(&pool.name),
+                    ..pool.clone()
+                })
                 .map(|pool| PoolRow {
                     name: pool.name.clone(),
                     observed: pool.observed,
@@ -113,8 +117,8 @@ fn process_row(process: &Process, connections: u64, at: MonoNanos) -> ProcessRow
                     )),
                     presence: pool.presence,
                     how: pool.how.clone(),
-                    inference: inference(pool),
-                    standing: standing(pool),
+                    inference: inference(&pool),
+                    standing: standing(&pool),
                 })
                 .collect()
         }),

@@ -128,15 +128,15 @@ impl Session {
         for (slot, port) in ports.iter_mut().zip(&options.ports) {
             *slot = *port;
         }
+        let programs = Programs::new(catalogue)?;
         let config = Config {
             ports,
             only_marked: u32::from(!targets.everything()),
             any_unix_port: u32::from(options.any_unix_port),
             own_tgid: std::process::id(),
-            _pad: 0,
+            marked_pool: programs.marked_pool(),
             off: offsets,
         };
-        let programs = Programs::new(catalogue)?;
         let mut kernel = Kernel::load(config, programs.specs(), options.bounds, options.log_level)?;
         let log = if options.log_level > 0 { Some(kernel.take_log()?) } else { None };
         kernel.attach()?;
@@ -405,6 +405,11 @@ impl Session {
             self.given_up.insert((conn, of, uses));
             return None;
         };
+        if let Some(text) = copied.mark() {
+            let stack = self.symbolizer.marked(copied.header.tgid, text);
+            self.pending.push(Event::Stack { at, conn, of, uses, stack });
+            return Some(copied);
+        }
         let raw = raw_stack(&copied);
         let begin = clock::now();
         let resolved = self.symbolizer.resolve(&raw);

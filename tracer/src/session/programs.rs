@@ -11,7 +11,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
-use tracer_ebpf::probe::ProbeSpec;
+use tracer_ebpf::{mark::NO_POOL, probe::ProbeSpec};
 
 use crate::{
     binary::FileId,
@@ -98,6 +98,13 @@ impl Programs {
             sizes: pool.sizes.clone(),
         };
         pools.map(name).collect()
+    }
+
+    /// The pool that marks are about, as connections refer to it.
+    #[must_use]
+    pub fn marked_pool(&self) -> u32 {
+        let marked = self.catalogue.pools().iter().position(|pool| pool.marked_by.is_some());
+        marked.and_then(|index| u32::try_from(index).ok()).unwrap_or(NO_POOL)
     }
 
     /// What could not be inspected or probed, in words.

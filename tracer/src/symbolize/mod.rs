@@ -44,6 +44,8 @@ use tracer_ebpf::runtime::FRAME_BYTES;
 use unwind::{End, Walk};
 
 pub use module::map as map_file;
+use runtime::Runtime;
+
 pub use runtime::RuntimeFrames;
 
 use crate::binary::FileId;
@@ -250,6 +252,19 @@ impl Symbolizer {
         });
         process.runtime = Some(runtime);
         merged
+    }
+
+    /// The stack that the text of a mark names.
+    pub fn marked(&mut self, pid: u32, text: &[u8]) -> Stack {
+        // One that is gone has said it all the same.
+        let _gone = self.observe(pid);
+        let process = self.processes.get_mut(&pid).map(|entry| &mut entry.process);
+        let frames = match process.and_then(|process| process.runtime.as_mut()) {
+            Some(Runtime::Node(node)) => node.marked(text),
+            _ => Vec::new(),
+        };
+        let truncated = frames.is_empty().then(|| "its mark names no calls".to_owned());
+        Stack { frames, truncated }
     }
 
     /// Reads what the first stack of a process would wait for, where its runtime moves what frames

@@ -20,6 +20,7 @@ mod node;
 mod node_frames;
 mod node_sources;
 mod pools;
+mod preload;
 mod python;
 mod python_frames;
 mod rust;

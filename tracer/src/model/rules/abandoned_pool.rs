@@ -404,7 +404,7 @@ impl Rule for AbandonedPool {
                 ));
             }
         };
-        why(by(Returned::Observed), "seen to go back, by the pool's probes.");
+        why(by(Returned::Observed), "seen to go back to the pool.");
         why(by(Returned::Written), "last written to by the pool's own code that takes one back.");
         why(by(Returned::Reset), "last sent the statement with which pools take one back.");
         why(spares, "never used at all, as the reserve of a pool is.");

@@ -8,6 +8,7 @@
 
 mod engine;
 mod heap;
+mod mark;
 mod original;
 mod positions;
 mod scripts;
@@ -84,6 +85,15 @@ impl Node {
             _ => None,
         };
         (frames, reason)
+    }
+
+    /// Names the frames of a mark, whose places are those of what runs.
+    pub fn marked(&mut self, text: &[u8]) -> Vec<Frame> {
+        let mut frames = mark::frames(text);
+        for frame in &mut frames {
+            self.0.lead_back(frame);
+        }
+        frames
     }
 
     /// The paths of the scripts that are loaded; `None` before one is known by a stack.
@@ -172,6 +182,8 @@ struct Isolates<M> {
     functions: Cache<u64, Rc<Function>>,
     scripts: Cache<u64, Rc<Script>>,
     known_script: Option<scripts::Known>,
+    /// What scripts that are known by their path alone were made from.
+    files: Cache<String, Option<Rc<Sources>>>,
     /// By function, code and place in it, all as the frame has them: V8 drops the bytecode and the
     /// code of functions that were not called for a while.
     places: Cache<[u64; 4], Place>,
@@ -180,8 +192,8 @@ struct Isolates<M> {
 impl<M: Memory> Isolates<M> {
     fn new(memory: M, maps: Maps, engine: Rc<Engine>, bias: u64) -> Self {
         let (functions, scripts) = (Cache::new(CACHED_FUNCTIONS), Cache::new(CACHED_SCRIPTS));
-        let places = Cache::new(CACHED_PLACES);
-        Self { memory, maps, engine, bias, functions, scripts, known_script: None, places }
+        let (files, places) = (Cache::new(CACHED_SCRIPTS), Cache::new(CACHED_PLACES));
+        Self { memory, maps, engine, bias, functions, scripts, known_script: None, files, places }
     }
 
     fn heap(&self) -> Heap<'_, M> {
@@ -501,6 +513,22 @@ impl<M: Memory> Isolates<M> {
             object = heap.object(next)?;
         }
         None
+    }
+
+    /// Shows a place of a script in what the script was made from.
+    fn lead_back(&mut self, frame: &mut Frame) {
+        let Some(symbol) = frame.symbol.as_mut().filter(|_| frame.kind == FrameKind::App) else {
+            return;
+        };
+        let Some(file) = symbol.file.clone() else { return };
+        let sources = self.files.get(&file).unwrap_or_else(|| {
+            let found = self.maps.of_file(&file).map(Rc::new);
+            self.files.insert(file, found.clone());
+            found
+        });
+        if let Some(sources) = sources {
+            frame.kind = made_from(&sources, symbol.line.zip(symbol.column), symbol);
+        }
     }
 
     /// The script that a function is in.

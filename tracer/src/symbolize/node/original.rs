@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::source_map::{SourceMap, of_data_url, percent_decoded};
+use super::source_map::{CommentFinder, SourceMap, of_data_url, percent_decoded};
 use crate::host::proc::Root;
 
 /// Bytes of a map; a longer one is not read.
@@ -62,6 +62,18 @@ impl Maps {
         let map = SourceMap::parse(&text)?;
         self.left_to_keep = self.left_to_keep.checked_sub(map.size())?;
         Some(Sources { map, base })
+    }
+}
+
+impl Maps {
+    /// The map that the script in this file names, as the file is now.
+    pub fn of_file(&mut self, script: &str) -> Option<Sources> {
+        let limit = MAX_MAP_BYTES.min(self.left_to_read);
+        let text = self.root.as_ref()?.read(Path::new(script), limit as u64)?;
+        self.left_to_read = self.left_to_read.saturating_sub(text.len());
+        let mut finder = CommentFinder::default();
+        text.iter().for_each(|byte| finder.push(u16::from(*byte)));
+        self.find(script, &finder.finish()?)
     }
 }
 

@@ -34,7 +34,7 @@ async function throwBeforeRelease(pool, text) {
 
 // Taken out of the pool and not even used.
 async function neverUsed(pool) {
-  await pool.connect();
+  await pool.connect(); // LEAK-LINE never_used
 }
 
 // A transaction that is neither committed nor rolled back.

@@ -14,6 +14,7 @@ const library = args[0] === '--with' ? args.splice(0, 2)[1] : 'pg';
 const open = {
   pg: () => require('./pg'),
   frames: () => require('./frames'),
+  marked: () => require('./marked'),
   knex: () => require('./knex'),
   sequelize: () => require('./sequelize'),
   typeorm: () => require('./typeorm'),
