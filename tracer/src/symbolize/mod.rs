@@ -228,10 +228,7 @@ impl Symbolizer {
         let process = &mut entry.process;
         #[cfg(feature = "recording")]
         recorded::begin_with(process);
-        let named = process.runtime.as_mut().and_then(|runtime| {
-            runtime.begin();
-            runtime.name(raw)
-        });
+        let named = process.runtime.as_mut().and_then(|runtime| runtime.name(raw));
         process.drop_changed();
         let mut walk = process.walk(raw);
         // Code may have been loaded or made since.

@@ -8,6 +8,9 @@
 //! Sources: `Zend/zend_compile.h`, `Zend/zend_globals.h` and `Zend/zend_types.h` of each version,
 //! from whose headers the offsets are computed.
 
+#[cfg(test)]
+mod recorded;
+
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::python::{Layout, NO_CFRAME, NO_THREADS};
 use tracer_ebpf::runtime::{END_TOO_DEEP, END_UNREADABLE, FRAME_BYTES, MAX_FRAMES};

@@ -63,7 +63,7 @@ struct Copied {
 
 #[derive(Clone, Serialize, Deserialize)]
 enum Runtime {
-    Node { engine: Engine, bias: u64 },
+    Node { engine: Box<Engine>, bias: u64 },
     Java(Box<hotspot::Known>),
     Php(php::Engine),
 }

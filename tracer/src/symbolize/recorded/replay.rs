@@ -123,20 +123,28 @@ impl Replay {
 
     /// Another stack, in other memory, of a process that is looked at for the first time.
     pub fn resolve(&self, raw: &RawStack, memory: Box<Memory>) -> Resolved {
-        let mut runtime = match self.runtime.clone() {
+        self.resolve_with(&mut self.runtime(memory), raw)
+    }
+
+    /// The runtime of a process with this memory.
+    pub fn runtime(&self, memory: Box<Memory>) -> Running {
+        match self.runtime.clone() {
             Runtime::Node { engine, bias } => {
                 let memory = ProcessMemory::reading(memory);
-                Running::Node(Box::new(Node::reading(memory, None, Rc::new(engine), bias)))
+                Running::Node(Box::new(Node::reading(memory, None, Rc::new(*engine), bias)))
             }
             Runtime::Java(layout) => {
                 Running::Java(Hotspot::known(ProcessMemory::reading(memory), *layout))
             }
             Runtime::Php(engine) => Running::Php(Php::reading(memory, engine, 0)),
-        };
-        runtime.begin();
+        }
+    }
+
+    /// A stack of a process whose runtime has been looked at before.
+    pub fn resolve_with(&self, runtime: &mut Running, raw: &RawStack) -> Resolved {
         let named = runtime.name(raw);
-        let walk = walked(&self.unwinder, raw, &self.maps, Some(&mut runtime));
-        understood(raw, &walk, Some(&runtime), named, |address| {
+        let walk = walked(&self.unwinder, raw, &self.maps, Some(runtime));
+        understood(raw, &walk, Some(runtime), named, |address| {
             self.native.get(&address).map_or_else(|| [unknown(None)].into(), Rc::clone)
         })
     }

@@ -107,7 +107,7 @@ fn runtime(runtime: &Running) -> Option<Runtime> {
     match runtime {
         Running::Node(node) => {
             let (engine, bias) = node.engine();
-            Some(Runtime::Node { engine, bias })
+            Some(Runtime::Node { engine: Box::new(engine), bias })
         }
         Running::Java(java) => java.layout().map(Box::new).map(Runtime::Java),
         Running::Php(php) => Some(Runtime::Php(php.engine())),
