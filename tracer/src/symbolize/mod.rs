@@ -25,6 +25,8 @@ mod perf_map;
 mod php;
 mod process;
 mod python;
+#[cfg(any(test, feature = "recording"))]
+mod recorded;
 mod runtime;
 mod unread;
 mod unwind;
@@ -40,6 +42,7 @@ use module::Module;
 use native::{Located, NativeSymbols};
 use owner::Role;
 use process::Process;
+use runtime::{Named, Runtime};
 use tracer_ebpf::runtime::FRAME_BYTES;
 use unwind::{End, Walk};
 
@@ -210,6 +213,11 @@ impl Symbolizer {
 
     /// Resolves a stack. Never fails: what cannot be known is said in the result.
     pub fn resolve(&mut self, raw: &RawStack) -> Resolved {
+        #[cfg(feature = "recording")]
+        if recorded::is_asked_for() {
+            // Else what is remembered would not be read.
+            self.forget(raw.pid);
+        }
         if self.observe(raw.pid).is_err() {
             return truncated("the process ended before its code could be looked at".to_owned());
         }
@@ -220,6 +228,8 @@ impl Symbolizer {
             return truncated("the process is not known".to_owned());
         };
         let process = &mut entry.process;
+        #[cfg(feature = "recording")]
+        recorded::begin_with(process);
         let named = process.runtime.as_mut().and_then(|runtime| runtime.name(raw));
         process.drop_changed();
         let mut walk = process.walk(raw);
@@ -230,28 +240,17 @@ impl Symbolizer {
                 walk = process.walk(raw);
             }
         }
-        let mut frames: Vec<Frame> = Vec::new();
-        let mut addresses = Vec::new();
-        let mut managed = walk.managed.iter().peekable();
-        for (index, address) in walk.addresses.iter().enumerate() {
-            match managed.next_if(|(of, _)| *of == index) {
-                Some((_, of_runtime)) => frames.extend_from_slice(of_runtime),
-                None => frames.extend_from_slice(&native_at(
-                    &mut self.native,
-                    &mut self.resolved,
-                    process,
-                    address.lookup(),
-                )),
-            }
-            addresses.resize(frames.len(), address.value);
-        }
-        let resolved = finish(raw, &walk, frames);
-        let Some(runtime) = process.runtime.take() else { return resolved };
-        let merged = runtime.merge(resolved, &addresses, named, raw, |address| {
-            native_at(&mut self.native, &mut self.resolved, process, address).first().cloned()
+        let runtime = process.runtime.take();
+        let resolved = understood(raw, &walk, runtime.as_ref(), named, |address| {
+            let found = native_at(&mut self.native, &mut self.resolved, process, address);
+            #[cfg(feature = "recording")]
+            recorded::note_native(address, &found);
+            found
         });
-        process.runtime = Some(runtime);
-        merged
+        process.runtime = runtime;
+        #[cfg(feature = "recording")]
+        recorded::write(raw, process, &walk);
+        resolved
     }
 
     /// The stack that the text of a mark names.
@@ -305,6 +304,33 @@ impl Symbolizer {
             }
         }
     }
+}
+
+/// What a walked stack stands for: `named` are the frames that its runtime keeps apart, `native_at`
+/// gives those at an address.
+fn understood(
+    raw: &RawStack,
+    walk: &Walk,
+    runtime: Option<&Runtime>,
+    named: Option<Named>,
+    mut native_at: impl FnMut(u64) -> Rc<[Frame]>,
+) -> Resolved {
+    let mut frames: Vec<Frame> = Vec::new();
+    let mut addresses = Vec::new();
+    let mut managed = walk.managed.iter().peekable();
+    for (index, address) in walk.addresses.iter().enumerate() {
+        match managed.next_if(|(of, _)| *of == index) {
+            Some((_, of_runtime)) => frames.extend_from_slice(of_runtime),
+            None => frames.extend_from_slice(&native_at(address.lookup())),
+        }
+        addresses.resize(frames.len(), address.value);
+    }
+    let resolved = finish(raw, walk, frames);
+    let Some(runtime) = runtime else { return resolved };
+    let native_at = |address| native_at(address).first().cloned();
+    let mut merged = runtime.merge(resolved, &addresses, named, raw, native_at);
+    merged.stack.frames.truncate(MAX_FRAMES);
+    merged
 }
 
 /// Opens files, each only once.

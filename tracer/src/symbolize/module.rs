@@ -51,6 +51,17 @@ impl Deref for Bytes {
     }
 }
 
+#[cfg(test)]
+impl Bytes {
+    /// Bytes of no file.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut map = memmap2::MmapMut::map_anon(bytes.len().max(1)).expect("there is memory");
+        map[..bytes.len()].copy_from_slice(bytes);
+        let map = Arc::new(map.make_read_only().expect("it is ours"));
+        Self { range: 0..bytes.len(), map }
+    }
+}
+
 /// A section: where it is in the program's own addresses, and its bytes.
 #[derive(Clone)]
 pub(super) struct Section<B = Bytes> {

@@ -8,6 +8,10 @@
 //! Sources: `Zend/zend_compile.h`, `Zend/zend_globals.h` and `Zend/zend_types.h` of each version,
 //! from whose headers the offsets are computed.
 
+#[cfg(test)]
+mod recorded;
+
+use serde::{Deserialize, Serialize};
 use tracer_ebpf::python::{Layout, NO_CFRAME, NO_THREADS};
 use tracer_ebpf::runtime::{END_TOO_DEEP, END_UNREADABLE, FRAME_BYTES, MAX_FRAMES};
 
@@ -45,7 +49,7 @@ const FUNCTION_BYTES: usize = 184;
 const CLASS_NAME: u64 = 8;
 
 /// Where the versions of PHP keep the rest of a function, `zend_op_array`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Version {
     /// How many instructions, where they are, and the file.
     count: usize,
@@ -58,7 +62,7 @@ const V8_2: Version = Version { count: 80, instructions: 88, file: 152 };
 const V8_4: Version = Version { count: 96, instructions: 104, file: 168 };
 
 /// An engine in a file: addresses are the file's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Engine {
     version: Version,
     /// `executor_globals`
@@ -114,8 +118,14 @@ impl Php {
         Some(Self::reading(memory::of(pid)?, found, bias))
     }
 
-    fn reading(memory: Box<Memory>, found: Engine, bias: u64) -> Self {
+    pub fn reading(memory: Box<Memory>, found: Engine, bias: u64) -> Self {
         Self { memory, version: found.version, globals: found.globals.wrapping_add(bias) }
+    }
+
+    /// The engine, where it is mapped.
+    #[cfg(feature = "recording")]
+    pub fn engine(&self) -> Engine {
+        Engine { version: self.version, globals: self.globals }
     }
 
     /// What the kernel side needs to copy frames.

@@ -247,13 +247,7 @@ impl Process {
         let mut runtime = self.runtime.take();
         self.no_perf_map = false;
         let (unwinder, maps) = self.unwinder();
-        let walk = match &mut runtime {
-            Some(Runtime::Java(java)) => {
-                let stepper: &mut Stepper<'_> = &mut |at, read| java.step(at, read);
-                unwinder.walk(raw, maps, Some(stepper))
-            }
-            _ => unwinder.walk(raw, maps, None),
-        };
+        let walk = walked(unwinder, raw, maps, runtime.as_mut());
         self.runtime = runtime;
         walk
     }
@@ -299,6 +293,22 @@ impl Process {
             self.perf_map = PerfMap::open(self.pid, &identity);
         }
         self.perf_map.as_mut()
+    }
+}
+
+/// Walks a stack of a process with this runtime.
+pub(super) fn walked(
+    unwinder: &Unwinder,
+    raw: &RawStack,
+    maps: &Maps,
+    runtime: Option<&mut Runtime>,
+) -> Walk {
+    match runtime {
+        Some(Runtime::Java(java)) => {
+            let stepper: &mut Stepper<'_> = &mut |at, read| java.step(at, read);
+            unwinder.walk(raw, maps, Some(stepper))
+        }
+        _ => unwinder.walk(raw, maps, None),
     }
 }
 

@@ -51,8 +51,15 @@ impl Runtime {
     }
 
     /// Names the runtime's frames that were copied with a stack; `None` where there are none. First
-    /// of all, because what they refer to is the runtime's to move.
+    /// of all, because what they refer to is the runtime's to move; and for every stack, because what
+    /// may be read for one begins anew.
     pub fn name(&mut self, raw: &RawStack) -> Option<Named> {
+        match self {
+            Self::Node(node) => node.begin(),
+            Self::Java(java) => java.begin(),
+            // Little is read of each of their frames.
+            Self::Python(_) | Self::Php(_) | Self::Unknown(_) => {}
+        }
         match self {
             _ if raw.runtime.is_empty() => None,
             Self::Python(python) => {

@@ -4,11 +4,13 @@
 //! `share/utilities/unsigned5.hpp`, `share/code/compressedStream.hpp`, `share/oops/method.cpp`
 //! (`CompressedLineNumberReadStream`), `share/code/scopeDesc.cpp`, and JVMS 4.4.7.
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes of one number at the most.
 pub(super) const MAX_NUMBER: usize = 5;
 
 /// How numbers are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Numbers {
     /// Up to Java 19.
     WithZero,

@@ -7,6 +7,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::compressed::Numbers;
 use super::memory::{Memory, Pages};
 use crate::binary::elf::Elf;
@@ -27,7 +29,7 @@ const MAX_NAME: usize = 256;
 const MAX_PAGES: usize = 4096;
 
 /// Addresses of the tables, and of what says how to read them, in the library's file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tables {
     pub fields: u64,
     /// stride, class, name, type, whether static, offset, address
@@ -60,7 +62,7 @@ impl Tables {
 }
 
 /// A field of a class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Field {
     pub at: usize,
     width: usize,
@@ -75,7 +77,7 @@ impl Field {
 }
 
 /// A place in or beside a piece of code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Place {
     Pointer(Field),
     /// From the beginning of what describes the code.
@@ -93,7 +95,7 @@ impl Place {
 }
 
 /// Where compiled code says which methods and instructions its calls are in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Debug {
     /// Up to 22: behind the code.
     Behind { metadata: Place, data: Place, calls: Place, end: Place },
@@ -102,7 +104,7 @@ pub(super) enum Debug {
 }
 
 /// Where the methods are that compiled code refers to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Metadata {
     /// From 25: elsewhere, behind relocations.
     Mutable { memory: Field, size: Field, relocations: Field },
@@ -110,14 +112,14 @@ pub(super) enum Metadata {
     Data { data: Place, offset: Field, size: Field },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum SourceFile {
     OfPool(Field),
     OfClass(Field),
 }
 
 /// Everything that is read of a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Layout {
     pub major: u32,
     pub numbers: Numbers,

@@ -14,18 +14,23 @@ mod memory;
 mod method;
 mod names;
 #[cfg(test)]
+mod recorded;
+#[cfg(test)]
 mod tests;
 
 use std::cell::{Cell, OnceCell};
 use std::ops::Range;
 use std::rc::Rc;
 
+#[cfg(any(test, feature = "recording"))]
+use serde::{Deserialize, Serialize};
+
 use self::code::{Call, Code, Kind};
 use self::layout::{Layout, Missing, Tables};
 use self::memory::Memory;
 use self::method::Method;
 use super::cache::Cache;
-use super::memory::ProcessMemory;
+use super::memory::{OF_STACK, ProcessMemory};
 use super::owner;
 use super::unwind::{Registers, Step};
 use crate::binary::elf::Elf;
@@ -61,6 +66,11 @@ impl Machine {
     }
 }
 
+/// Where a machine keeps what is read of it.
+#[cfg(any(test, feature = "recording"))]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Known(Layout);
+
 /// The virtual machine of a process.
 pub(super) struct Hotspot(Inner<ProcessMemory>);
 
@@ -69,6 +79,25 @@ impl Hotspot {
     /// ended.
     pub fn new(pid: u32, Machine(tables): Machine, bias: u64) -> Option<Self> {
         Some(Self(Inner::new(ProcessMemory::of(pid)?, tables, bias)))
+    }
+
+    /// The machine of a process whose layout is known.
+    #[cfg(test)]
+    pub fn known(memory: ProcessMemory, Known(layout): Known) -> Self {
+        let inner = Inner::new(memory, Tables::default(), 0);
+        let _first = inner.layout.set(Ok(Rc::new(layout)));
+        Self(inner)
+    }
+
+    /// Its layout, once it was read.
+    #[cfg(feature = "recording")]
+    pub fn layout(&self) -> Option<Known> {
+        self.0.layout().map(|layout| Known(Layout::clone(&layout)))
+    }
+
+    /// Another stack is looked at.
+    pub fn begin(&self) {
+        self.0.memory.allow(OF_STACK);
     }
 
     /// From a frame to its caller's, if it is Java's; `read` reads words of the stack.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
 use tracer_ebpf::node::{FUNCTION_AT, FUNCTION_BYTES};
 
 use crate::binary::elf::{Elf, Symbol};
@@ -23,7 +24,7 @@ const DISPATCH_CODE_BYTES: u64 = 14;
 const KNOWN: std::ops::RangeInclusive<u32> = 9..=13;
 
 /// Offsets in bytes from an object's address; types are those in an object's map.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::symbolize) struct Engine {
     pub type_at: u64,
     pub types: Types,
@@ -52,7 +53,7 @@ pub(in crate::symbolize) struct Engine {
 
 /// The table of code (`src/sandbox/js-dispatch-table.h`): what a word in the file points to has, at
 /// an offset, the address of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::symbolize) struct Dispatch {
     pub group: u64,
     pub table: u64,
@@ -71,7 +72,7 @@ impl Dispatch {
 }
 
 /// Instance types.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::symbolize) struct Types {
     /// All below are strings.
     pub first_non_string: u16,
@@ -88,7 +89,7 @@ pub(in crate::symbolize) struct Types {
 }
 
 /// Of compiled code.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::symbolize) struct Code {
     /// In optimised code; in baseline code the bytecode is there.
     pub deoptimization: usize,

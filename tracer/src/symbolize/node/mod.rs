@@ -11,6 +11,8 @@ mod heap;
 mod mark;
 mod original;
 mod positions;
+#[cfg(test)]
+mod recorded;
 mod scripts;
 mod source_map;
 
@@ -30,7 +32,7 @@ use self::original::{Maps, Sources};
 use self::positions::{LineCounter, Lines, Position, bytecode_offset, position};
 use self::source_map::{CommentFinder, percent_decoded};
 use super::cache::Cache;
-use super::memory::ProcessMemory;
+use super::memory::{OF_STACK, ProcessMemory};
 use super::owner;
 use crate::host::proc::Root;
 use crate::model::{Frame, FrameKind, Generated, Symbol};
@@ -73,7 +75,27 @@ impl Node {
     pub fn new(pid: u32, engine: Rc<Engine>, bias: u64) -> Option<Self> {
         let memory = ProcessMemory::of(pid)?;
         let root = Root::open(&PathBuf::from(format!("/proc/{pid}/root")));
-        Some(Self(Isolates::new(memory, Maps::new(root), engine, bias)))
+        Some(Self::reading(memory, root, engine, bias))
+    }
+
+    pub fn reading(
+        memory: ProcessMemory,
+        root: Option<Root>,
+        engine: Rc<Engine>,
+        bias: u64,
+    ) -> Self {
+        Self(Isolates::new(memory, Maps::new(root), engine, bias))
+    }
+
+    /// Another stack is looked at.
+    pub fn begin(&self) {
+        self.0.memory.allow(OF_STACK);
+    }
+
+    /// The engine and where it is.
+    #[cfg(feature = "recording")]
+    pub fn engine(&self) -> (Engine, u64) {
+        (Engine::clone(&self.0.engine), self.0.bias)
     }
 
     /// Names the frames, each with where its code goes on, and says why the outer end is missing.
@@ -98,6 +120,7 @@ impl Node {
 
     /// The paths of the scripts that are loaded; `None` before one is known by a stack.
     pub fn scripts(&self, writable: &[Range<u64>]) -> Option<BTreeSet<String>> {
+        self.0.memory.allow(scripts::ALLOWANCE);
         Some(scripts::paths(&self.0.memory, &self.0.engine, self.0.known_script?, writable))
     }
 }

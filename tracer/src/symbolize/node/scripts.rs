@@ -12,11 +12,14 @@ use super::MAX_NAME;
 use super::engine::Engine;
 use super::heap::{Heap, Memory};
 use super::path;
+use crate::symbolize::memory::Allowance;
 
 /// Bytes looked at; the scripts in what lies farther away from a known one are not found.
 const MAX_BYTES: u64 = 128 << 20;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 << 10;
+/// All that is read: beside that, a few objects for what may be a script.
+pub(super) const ALLOWANCE: Allowance = Allowance { bytes: 2 * MAX_BYTES, reads: 1 << 19 };
 /// Scripts named.
 const MAX_SCRIPTS: usize = 32 << 10;
 

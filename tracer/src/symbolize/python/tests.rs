@@ -12,6 +12,10 @@ use tracer_ebpf::runtime::{END_WHOLE, FRAME_BYTES, MAX_FRAMES};
 use super::versions::TABLE_BYTES;
 use super::{CODE_BYTES, Frame, FrameKind, Interpreter, Python, Version, merge, word};
 use super::{MAX_CHARACTERS, MAX_LINE_TABLE};
+use crate::symbolize::recorded::{Counted, Pieces, changes};
+
+/// Bytes read for a frame at the most: its code object, two strings and a table.
+const PER_FRAME: usize = 2 * 40 + 24 + CODE_BYTES + 2 * 4 * MAX_CHARACTERS + MAX_LINE_TABLE;
 
 /// What `tests/clients/python/record_frames.py` writes: memory by its address, and what the
 /// interpreter said itself.
@@ -25,34 +29,14 @@ struct Recorded {
     memory: BTreeMap<String, String>,
 }
 
-/// Memory in pieces.
-#[derive(Clone)]
-struct Pieces(Rc<BTreeMap<u64, Vec<u8>>>);
-
-impl Pieces {
-    fn of(recorded: &Recorded) -> Self {
-        let byte = |digits: &[u8]| {
-            u8::from_str_radix(std::str::from_utf8(digits).expect("ASCII"), 16).expect("a byte")
-        };
-        let piece = |(at, bytes): (&String, &String)| {
-            let at = u64::from_str_radix(at.trim_start_matches("0x"), 16).expect("an address");
-            (at, bytes.as_bytes().chunks(2).map(byte).collect())
-        };
-        Self(Rc::new(recorded.memory.iter().map(piece).collect()))
-    }
-
-    fn read(&self, address: u64, into: &mut [u8]) -> Option<()> {
-        let (start, bytes) = self.0.range(..=address).next_back()?;
-        let from = usize::try_from(address - start).ok()?;
-        into.copy_from_slice(bytes.get(from..from.checked_add(into.len())?)?);
-        Some(())
-    }
-
-    fn word(&self, address: u64) -> Option<u64> {
-        let mut bytes = [0; 8];
-        self.read(address, &mut bytes)?;
-        Some(u64::from_le_bytes(bytes))
-    }
+fn pieces(recorded: &Recorded) -> Pieces {
+    let byte = |digits: &[u8]| {
+        u8::from_str_radix(std::str::from_utf8(digits).expect("ASCII"), 16).expect("a byte")
+    };
+    Pieces::of(recorded.memory.iter().map(|(at, bytes)| {
+        let at = u64::from_str_radix(at.trim_start_matches("0x"), 16).expect("an address");
+        (at, bytes.as_bytes().chunks(2).map(byte).collect())
+    }))
 }
 
 /// As the kernel side does it: the current thread's frames, innermost first.
@@ -87,7 +71,7 @@ fn replayed(record: &str) -> (Recorded, Python, Vec<[u8; FRAME_BYTES]>) {
     let recorded: Recorded = serde_json::from_str(record).expect("a record");
     let version = Version::of(recorded.minor, &[]).expect("known");
     let found = Interpreter { version, runtime: recorded.runtime, code_type: recorded.code_type };
-    let memory = Pieces::of(&recorded);
+    let memory = pieces(&recorded);
     let reader = memory.clone();
     let read = move |address, into: &mut [u8]| reader.read(address, into);
     let python = Python::reading(Box::new(read), found, 0, "python3");
@@ -103,16 +87,44 @@ fn named(frames: Vec<Frame>) -> Vec<(String, String, u32)> {
     whole.collect()
 }
 
+const RECORDED_3_8: &str = include_str!("recorded/3.8.json");
+const RECORDED_3_10: &str = include_str!("recorded/3.10.json");
 const RECORDED_3_12: &str = include_str!("recorded/3.12.json");
 
 #[test]
 fn what_was_recorded_is_named_as_the_interpreter_names_it() {
-    let older = [include_str!("recorded/3.8.json"), include_str!("recorded/3.10.json")];
-    for record in older.into_iter().chain([RECORDED_3_12]) {
+    for record in [RECORDED_3_8, RECORDED_3_10, RECORDED_3_12] {
         let (recorded, mut python, raw) = replayed(record);
         let (frames, reason) = python.frames(&raw, END_WHOLE);
         assert_eq!(named(frames), recorded.frames, "3.{}", recorded.minor);
         assert_eq!(reason, None);
+    }
+}
+
+#[test]
+fn hostile_memory_of_what_was_recorded_is_read_with_bounds() {
+    const CASES: u32 = 48;
+    for record in [RECORDED_3_8, RECORDED_3_10, RECORDED_3_12] {
+        let (recorded, _, raw) = replayed(record);
+        let version = Version::of(recorded.minor, &[]).expect("known");
+        let Recorded { runtime, code_type, .. } = recorded;
+        let found = Interpreter { version, runtime, code_type };
+        let pieces = pieces(&recorded);
+        let copy = prop::option::weighted(0.3, changes());
+        proptest!(ProptestConfig::with_cases(CASES), |(changes in changes(), copy in copy)| {
+            let hostile = changes.of(&pieces);
+            let counted = Counted::default();
+            let memory = counted.memory(move |address, into| hostile.read(address, into));
+            let mut raw = raw.clone();
+            if let Some(changes) = copy {
+                raw.iter_mut().for_each(|frame| changes.of_bytes(frame));
+            }
+            let mut python = Python::reading(memory, found, 0, "python3");
+            let (named, _reason) = python.frames(&raw, END_WHOLE);
+            prop_assert!(named.len() <= raw.len());
+            let most = (raw.len() * PER_FRAME) as u64;
+            prop_assert!(counted.bytes() <= most, "{} bytes", counted.bytes());
+        });
     }
 }
 
@@ -251,8 +263,6 @@ proptest! {
         raw in prop::collection::vec(prop::collection::vec(number(), FRAME_BYTES / 8), 0..8),
         end in 0u32..8,
     ) {
-        const OBJECTS: usize = 2 * 40 + 24 + CODE_BYTES;
-        const PER_FRAME: usize = OBJECTS + 2 * 4 * MAX_CHARACTERS + MAX_LINE_TABLE;
         let frames: Vec<[u8; FRAME_BYTES]> = raw
             .iter()
             .map(|frame| {

@@ -1,0 +1,231 @@
+//! A recording looked at again.
+//!
+//! May import this module's files. What is read is counted, and may be changed before it is read.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use super::super::hotspot::Hotspot;
+use super::super::maps::Maps;
+use super::super::memory::{Memory, ProcessMemory};
+use super::super::module::{self, Elf, Section};
+use super::super::node::Node;
+use super::super::php::Php;
+use super::super::process::walked;
+use super::super::runtime::Runtime as Running;
+use super::super::unwind::Unwinder;
+use super::super::{RawStack, Resolved, understood, unknown};
+use super::{Copied, Module, Recording, Runtime, bytes};
+use crate::model::Frame;
+
+/// Memory in pieces, none beside another.
+#[derive(Clone, Debug, Default)]
+pub(in crate::symbolize) struct Pieces(pub BTreeMap<u64, Vec<u8>>);
+
+impl Pieces {
+    pub fn of(pieces: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Self {
+        let mut sorted: Vec<_> = pieces.into_iter().collect();
+        sorted.sort_unstable();
+        let mut whole: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        for (at, piece) in sorted {
+            match whole.last_entry() {
+                Some(mut last) if *last.key() + last.get().len() as u64 == at => {
+                    last.get_mut().extend(piece);
+                }
+                _ => {
+                    whole.insert(at, piece);
+                }
+            }
+        }
+        Self(whole)
+    }
+
+    pub fn read(&self, address: u64, into: &mut [u8]) -> Option<()> {
+        let (start, bytes) = self.0.range(..=address).next_back()?;
+        let from = usize::try_from(address - start).ok()?;
+        into.copy_from_slice(bytes.get(from..from.checked_add(into.len())?)?);
+        Some(())
+    }
+
+    pub fn word(&self, address: u64) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Some(u64::from_le_bytes(bytes))
+    }
+}
+
+/// What was read, and how often.
+#[derive(Clone, Default)]
+pub(in crate::symbolize) struct Counted(Rc<Cell<(u64, u32)>>);
+
+impl Counted {
+    /// Memory that is counted.
+    pub fn memory(&self, read: impl Fn(u64, &mut [u8]) -> Option<()> + 'static) -> Box<Memory> {
+        let Self(count) = self.clone();
+        Box::new(move |address, into| {
+            let (bytes, reads) = count.get();
+            count.set((bytes + into.len() as u64, reads + 1));
+            read(address, into)
+        })
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.0.get().0
+    }
+
+    pub fn reads(&self) -> u32 {
+        self.0.get().1
+    }
+}
+
+/// A recording.
+pub(in crate::symbolize) struct Replay {
+    pub raw: RawStack,
+    pub memory: Pieces,
+    runtime: Runtime,
+    maps: Maps,
+    unwinder: Unwinder,
+    native: HashMap<u64, Rc<[Frame]>>,
+}
+
+impl Replay {
+    pub fn of(text: &str) -> Self {
+        let recording: Recording = serde_json::from_str(text).expect("a recording");
+        let Recording { stack, runtime, maps, modules, native, memory } = recording;
+        let address = |digits: &str| u64::from_str_radix(digits, 16).expect("an address");
+        let piece = |(at, piece): (String, String)| {
+            let piece = match piece.strip_prefix('"') {
+                Some(text) => text.as_bytes().to_vec(),
+                None => bytes(&piece).expect("bytes"),
+            };
+            (address(&at), piece)
+        };
+        let mut unwinder = Unwinder::default();
+        for module in &modules {
+            unwinder.add(module.mapped.clone(), module.bias, &elf(module));
+        }
+        Self {
+            raw: raw(stack),
+            memory: Pieces::of(memory.into_iter().map(piece)),
+            runtime,
+            maps: Maps::parse(maps.join("\n").as_bytes()),
+            unwinder,
+            native: native.into_iter().map(|(at, frames)| (address(&at), frames.into())).collect(),
+        }
+    }
+
+    /// The stack as it was recorded.
+    pub fn resolved(&self) -> Resolved {
+        let memory = self.memory.clone();
+        self.resolve(&self.raw, Box::new(move |address, into| memory.read(address, into)))
+    }
+
+    /// Another stack, in other memory, of a process that is looked at for the first time.
+    pub fn resolve(&self, raw: &RawStack, memory: Box<Memory>) -> Resolved {
+        self.resolve_with(&mut self.runtime(memory), raw)
+    }
+
+    /// The runtime of a process with this memory.
+    pub fn runtime(&self, memory: Box<Memory>) -> Running {
+        match self.runtime.clone() {
+            Runtime::Node { engine, bias } => {
+                let memory = ProcessMemory::reading(memory);
+                Running::Node(Box::new(Node::reading(memory, None, Rc::new(*engine), bias)))
+            }
+            Runtime::Java(layout) => {
+                Running::Java(Hotspot::known(ProcessMemory::reading(memory), *layout))
+            }
+            Runtime::Php(engine) => Running::Php(Php::reading(memory, engine, 0)),
+        }
+    }
+
+    /// A stack of a process whose runtime has been looked at before.
+    pub fn resolve_with(&self, runtime: &mut Running, raw: &RawStack) -> Resolved {
+        let named = runtime.name(raw);
+        let walk = walked(&self.unwinder, raw, &self.maps, Some(runtime));
+        understood(raw, &walk, Some(runtime), named, |address| {
+            self.native.get(&address).map_or_else(|| [unknown(None)].into(), Rc::clone)
+        })
+    }
+}
+
+/// Its frames, one a line: function, file and line, as far as they are known. Of the native ones, which
+/// other tests are about, how many there are.
+pub(in crate::symbolize) fn shown(frames: &[Frame]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for part in frames.chunk_by(|one, next| one.module.is_some() && next.module.is_some()) {
+        if part[0].module.is_some() {
+            lines.push(format!("({} native)", part.len()));
+            continue;
+        }
+        lines.extend(part.iter().map(|frame| {
+            let Some(symbol) = &frame.symbol else { return "?".to_owned() };
+            let mut line = symbol.function.clone();
+            if let Some(file) = &symbol.file {
+                line += &format!(" {file}");
+            }
+            if let Some(number) = symbol.line {
+                line += &format!(":{number}");
+            }
+            if symbol.definition {
+                line += " (definition)";
+            }
+            if frame.inlined {
+                line += " inlined";
+            }
+            line
+        }));
+    }
+    lines
+}
+
+fn raw(stack: Copied) -> RawStack {
+    let frame = |super::Bytes(frame)| frame.try_into().expect("as many bytes");
+    RawStack {
+        pid: 0,
+        ip: stack.ip,
+        sp: stack.sp,
+        bp: stack.bp,
+        boundary: stack.boundary,
+        bytes: stack.bytes.0,
+        gap: stack.gap,
+        fixups: stack.fixups,
+        runtime: stack.runtime.into_iter().map(frame).collect(),
+        runtime_end: stack.runtime_end,
+    }
+}
+
+/// A file that has nothing but these entries.
+fn elf(module: &Module) -> Elf {
+    let end = |(offset, entry): (&u64, &super::Bytes)| *offset + entry.0.len() as u64;
+    let len = module.entries.iter().map(end).max().unwrap_or_default();
+    let mut eh_frame = vec![0; usize::try_from(len).expect("a section")];
+    for (offset, super::Bytes(entry)) in &module.entries {
+        let offset = usize::try_from(*offset).expect("in it");
+        eh_frame[offset..offset + entry.len()].copy_from_slice(entry);
+    }
+    let relative = |address: u64, to: u64| {
+        let distance = i32::try_from(address.wrapping_sub(to).cast_signed());
+        distance.expect("near").to_le_bytes()
+    };
+    // Where the section is, from behind these four bytes; how many entries; and of each, from here
+    // on, where the function is and its entry.
+    let mut hdr = vec![1, 0x1b, 0x03, 0x3b];
+    hdr.extend(relative(module.eh_frame, module.eh_frame_hdr + 4));
+    hdr.extend(u32::try_from(module.index.len()).expect("few").to_le_bytes());
+    for (function, entry) in &module.index {
+        hdr.extend(relative(*function, module.eh_frame_hdr));
+        hdr.extend(relative(*entry, module.eh_frame_hdr));
+    }
+    let section = |start: u64, bytes: &[u8]| {
+        let addresses = start..start + bytes.len() as u64;
+        Some(Section { addresses, bytes: module::Bytes::of(bytes) })
+    };
+    let mut elf = Elf::default();
+    elf.text = module.text.clone();
+    elf.got = module.got.clone();
+    elf.eh_frame = section(module.eh_frame, &eh_frame);
+    elf.eh_frame_hdr = section(module.eh_frame_hdr, &hdr);
+    elf
+}
