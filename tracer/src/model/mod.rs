@@ -9,6 +9,7 @@ mod connection;
 mod event;
 mod finding;
 mod habits;
+mod holder;
 mod process;
 mod rules;
 mod said;
@@ -25,9 +26,10 @@ pub use connection::{Connection, LeftOpen, Opened, StackOf, Unread};
 pub use event::{
     Begun, Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, Generated, MonoNanos, Peer,
     Pid, PoolSeen, PoolWaits, ProcessSeen, Runtime, ServerUse, SessionSaid, SessionState, Stack,
-    StackEvent, Statement, Symbol, TxStatus, WirePhase, WireState,
+    StackEvent, Statement, Symbol, ThreadNow, TxStatus, WirePhase, WireState,
 };
-pub use finding::{Certainty, Finding, Span, Verdict};
+pub use finding::{Certainty, Finding, Holder, Span, Verdict, Whereabouts};
+pub use holder::wanted_holders;
 pub use process::{PathKey, PathUse, ProcId, Process};
 pub use rules::lowers_certainty;
 pub use tracker::{Settings, Totals, Tracker};

@@ -5,6 +5,7 @@
 //! order, so a recording replays to the same report.
 
 mod error;
+mod holders;
 mod looks;
 mod programs;
 mod servers;
@@ -24,7 +25,7 @@ pub use self::{
     programs::{ProbeStatus, Programs},
     targets::Targets,
 };
-use self::{looks::Look, servers::Servers};
+use self::{holders::Threads, looks::Look, servers::Servers};
 use crate::{
     host::{clock, proc::ProcFs},
     ingest::{Ingest, raw_stack},
@@ -91,6 +92,7 @@ pub struct Session {
     servers: Servers,
     /// Connections whose stack of an event could not be had, so that it is not tried again.
     given_up: HashSet<(ConnId, StackEvent, u64)>,
+    threads: Threads,
     /// Processes that had connections.
     seen: BTreeMap<u32, Look>,
     ended: BTreeSet<u32>,
@@ -151,6 +153,7 @@ impl Session {
             settings: options.settings,
             servers,
             given_up: HashSet::new(),
+            threads: Threads::default(),
             seen: BTreeMap::new(),
             ended: BTreeSet::new(),
             ticks: 0,
@@ -281,7 +284,8 @@ impl Session {
         }
     }
 
-    /// Takes in the last events, checks the silent connections once more and lets time pass.
+    /// Takes in the last events, checks the silent connections once more, lets time pass and looks
+    /// at the threads that hold what did not come back.
     ///
     /// # Errors
     ///
@@ -291,7 +295,8 @@ impl Session {
         self.verify(sink)?;
         // However short the time since the last one was.
         self.looked_at = MonoNanos(0);
-        self.tick(sink)
+        self.tick(sink)?;
+        self.look_at_holders(sink)
     }
 
     fn targets_ended(&self) -> bool {
@@ -398,6 +403,7 @@ impl Session {
             self.given_up.insert((conn, of, uses));
             return None;
         };
+        self.threads.keep(conn, of, uses, &copied);
         let raw = raw_stack(&copied);
         let resolved = self.symbolizer.resolve(&raw);
         if resolved.cut && copied.full {

@@ -17,6 +17,14 @@ impl ProcessMemory {
         File::open(format!("/proc/{pid}/mem")).ok().map(Self)
     }
 
+    /// What there is from an address on, at most so many bytes.
+    pub fn from(&self, address: u64, bytes: usize) -> Vec<u8> {
+        let mut found = vec![0; bytes];
+        let read = self.0.read_at(&mut found, address).unwrap_or(0);
+        found.truncate(read);
+        found
+    }
+
     /// As [`Memory`].
     pub fn fill(&self, address: u64, into: &mut [u8]) -> Option<()> {
         self.0.read_exact_at(into, address).ok()

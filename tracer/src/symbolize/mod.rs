@@ -23,6 +23,7 @@ mod node;
 mod owner;
 mod perf_map;
 mod php;
+mod present;
 mod process;
 mod python;
 mod runtime;
@@ -44,6 +45,7 @@ use tracer_ebpf::runtime::FRAME_BYTES;
 use unwind::{End, Walk};
 
 pub use module::map as map_file;
+pub use present::{Present, Waiting};
 pub use runtime::RuntimeFrames;
 
 use crate::binary::FileId;
