@@ -131,7 +131,8 @@ fn asked<'a>(tracker: &Tracker, finding: &'a Finding) -> Option<Asked<'a>> {
     if *of == StackEvent::Open {
         return None;
     }
-    let runtime = tracker.process(finding.process)?.runtime()?;
+    // What is not recognised as a runtime is a native program.
+    let runtime = tracker.process(finding.process)?.runtime().unwrap_or(Runtime::Native);
     let serves_one =
         matches!(runtime, Runtime::Python | Runtime::Php | Runtime::Java | Runtime::Native);
     serves_one.then_some(Asked { runtime, of: *of, blamed })

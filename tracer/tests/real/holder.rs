@@ -36,20 +36,29 @@ fn found<'a>(seen: &'a Seen, source: &str, function: &str, shape: &str) -> &'a [
     holders(finding)
 }
 
+/// The innermost frames of the application's are in these functions, at the lines of these shapes.
+#[track_caller]
+fn is_at(seen: &Seen, holder: &Value, source: &str, wanted: &[(&str, &str)]) {
+    let own = own(holder);
+    let own: Vec<_> = own
+        .iter()
+        .take(wanted.len())
+        .map(|(function, file, line)| (*function, file.ends_with(source), *line))
+        .collect();
+    let wanted: Vec<_> = wanted
+        .iter()
+        .map(|(function, shape)| (*function, true, leak_line_in(source, shape)))
+        .collect();
+    assert_eq!(own, wanted, "{:#}", seen.report.0);
+}
+
 /// Of a thread that is stuck outside, the line is told that it is stuck at.
 fn stuck(python: Kind) {
     let seen = watch(python, &["keep charge"]);
     let whole = &seen.report.0;
     let [holder] = found(&seen, PYTHON, "charge", "charge") else { panic!("{whole:#}") };
     assert_eq!((&holder["place"], &holder["call"]), (&"here".into(), &"recvfrom".into()));
-    let wanted = [("rate", "rate"), ("charge", "stuck")]
-        .map(|(function, shape)| (function.to_owned(), true, leak_line_in(PYTHON, shape)));
-    let own = own(holder).into_iter();
-    let own: Vec<_> = own
-        .take(2)
-        .map(|(function, file, line)| (function.to_owned(), file.ends_with(PYTHON), line))
-        .collect();
-    assert_eq!(own, wanted, "{whole:#}");
+    is_at(&seen, holder, PYTHON, &[("rate", "rate"), ("charge", "stuck")]);
     assert_eq!(holder["stack"]["truncated"], Value::Null, "{whole:#}");
     assert_ne!(holder["tid"], seen.pid, "it is a thread of its own: {whole:#}");
 }
@@ -107,6 +116,77 @@ fn who_gave_back_before_it_was_stuck_is_not_accused() {
     let seen = watch(Kind::PythonWith("outside", &[]), &["keep gave_back_first"]);
     assert!(seen.report.accusations().is_empty(), "{:#}", seen.report.0);
     assert_eq!(seen.exit, NOTHING_FOUND);
+}
+
+#[test]
+fn where_a_thread_of_a_c_program_is_stuck_is_told() {
+    const SOURCE: &str = "c/main.c";
+    let seen = watch(Kind::C, &["charge"]);
+    let whole = &seen.report.0;
+    let [holder] = found(&seen, SOURCE, "charge_order", "charge") else { panic!("{whole:#}") };
+    assert_eq!((&holder["place"], &holder["call"]), (&"here".into(), &"read".into()), "{whole:#}");
+    is_at(&seen, holder, SOURCE, &[("ask_outside", "ask"), ("charge_order", "stuck")]);
+}
+
+#[test]
+fn a_c_program_that_has_gone_on_has_left() {
+    let seen = watch(Kind::C, &["leak transaction 3"]);
+    let whole = &seen.report.0;
+    let threads = found(&seen, "c/main.c", "forget_transaction", "transaction");
+    assert_eq!(threads.len(), 3, "{whole:#}");
+    for thread in threads {
+        let said = (&thread["place"], &thread["tid"], &thread["call"]);
+        assert_eq!(said, (&"left".into(), &seen.pid.into(), &"read".into()), "{whole:#}");
+        let innermost = own(thread).first().map(|(function, ..)| *function);
+        assert_eq!(innermost, Some("main"), "{whole:#}");
+    }
+}
+
+#[test]
+fn a_php_program_that_has_gone_on_has_left() {
+    let seen = watch(Kind::Php, &["leak transaction 3"]);
+    let whole = &seen.report.0;
+    let finding = seen.report.only_accusation();
+    assert_eq!(finding.function(), Some("transaction_not_ended"), "{whole:#}");
+    assert_eq!(holders(finding).len(), 3, "{whole:#}");
+    for thread in holders(finding) {
+        let said = (&thread["place"], &thread["tid"], &thread["call"]);
+        assert_eq!(said, (&"left".into(), &seen.pid.into(), &"read".into()), "{whole:#}");
+    }
+}
+
+const JAVA: Kind = Kind::Java(&["minimumIdle=0", "maximumPoolSize=30"]);
+
+#[test]
+fn where_a_thread_of_java_is_stuck_is_told() {
+    let seen = watch(JAVA, &["healthy 3", "outside 3", "later", "outside 4", "overlap 2"]);
+    let whole = &seen.report.0;
+    let finding = seen.report.only_accusation();
+    let said = (finding.verdict(), finding.count(), finding.function());
+    assert_eq!(said, ("leak", 7, Some("Leaks.outsideCall")), "{whole:#}");
+    assert_eq!(holders(finding).len(), 4, "so many of a finding are looked at: {whole:#}");
+    for holder in holders(finding) {
+        assert_eq!((&holder["place"], &holder["call"]), (&"here".into(), &"futex".into()));
+        assert_eq!(holder["stack"]["truncated"], Value::Null, "{whole:#}");
+        let own = own(holder);
+        let blamed = own.iter().find(|(function, ..)| *function == "Leaks.outsideCall");
+        let line = leak_line_in("java/Leaks.java", "stuck");
+        assert_eq!(blamed, Some(&("Leaks.outsideCall", "Leaks.java", line)), "{whole:#}");
+    }
+}
+
+#[test]
+fn a_thread_of_java_that_has_gone_on_has_left() {
+    let seen = watch(JAVA, &["leak transaction 3"]);
+    let whole = &seen.report.0;
+    let finding = seen.report.only_accusation();
+    assert_eq!(finding.function(), Some("Leaks.transactionNotEnded"), "{whole:#}");
+    assert_eq!(holders(finding).len(), 3, "{whole:#}");
+    for thread in holders(finding) {
+        assert_eq!((&thread["place"], &thread["call"]), (&"left".into(), &"read".into()));
+        let innermost = own(thread).first().map(|(function, ..)| *function);
+        assert_eq!(innermost, Some("Main.main"), "{whole:#}");
+    }
 }
 
 /// The text names the place, and a recording gives the same report.
