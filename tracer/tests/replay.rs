@@ -8,6 +8,8 @@
     reason = "helpers of tests may panic; clippy knows only the test functions as tests"
 )]
 
+#[path = "streams/holders.rs"]
+mod holders;
 #[path = "streams/native.rs"]
 mod native;
 #[path = "streams/places.rs"]

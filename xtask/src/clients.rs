@@ -225,7 +225,7 @@ pub fn build_c() -> Result<()> {
     fs::create_dir_all(c_dir()).with_context(|| format!("making {}", c_dir().display()))?;
     let headers = sh::output(Command::new("pg_config").arg("--includedir"))?;
     let mut cc = Command::new("cc");
-    cc.args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-I", headers.trim(), "-o"]);
+    cc.args(["-O2", "-g", "-pthread", "-Wall", "-Wextra", "-Werror", "-I", headers.trim(), "-o"]);
     cc.arg(c_dir().join("client")).arg(sources().join("c/main.c")).arg("-lpq");
     sh::run(&mut cc)
 }

@@ -15,6 +15,15 @@ pub fn now() -> MonoNanos {
     MonoNanos(u64::try_from(nanos).unwrap_or(0))
 }
 
+/// A moment in clock ticks after boot, sleep included: as `/proc` tells when a thread started.
+#[must_use]
+pub fn ticks_of(at: MonoNanos, ticks_per_second: u64) -> u64 {
+    let asleep = nanos(clock_gettime(ClockId::Boottime)) - nanos(clock_gettime(ClockId::Monotonic));
+    let since_boot = at.0.saturating_add(u64::try_from(asleep).unwrap_or(0));
+    u64::try_from(u128::from(since_boot) * u128::from(ticks_per_second) / 1_000_000_000)
+        .unwrap_or(u64::MAX)
+}
+
 /// One moment on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {

@@ -1,6 +1,6 @@
 //! One connection as the model knows it, and the facts that every rule asks of it.
 //!
-//! May import `model::event` and `model::process`. Pure: facts only, no threshold and no verdict.
+//! May import `model::event`, `model::process` and what is kept of a look at a thread. Pure: facts only, no threshold and no verdict.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use super::{
         ConnId, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, SessionState, Stack,
         StackEvent, Statement, TxStatus, WirePhase, WireState,
     },
+    holder::Look,
     process::{Identity, PathKey, ProcId},
     said::Said,
 };
@@ -90,6 +91,7 @@ pub struct Connection {
     last_use: Option<StackOf>,
     begin: Option<StackOf>,
     unread: Option<Unread>,
+    look: Option<Look>,
     pub(super) said: Option<Said>,
     left_open: Option<LeftOpen>,
     /// Acquire and last use of whoever gave it back like that, kept when it went out again.
@@ -122,6 +124,7 @@ impl Connection {
             last_use: None,
             begin: None,
             unread: None,
+            look: None,
             said: None,
             left_open: None,
             left_by: [None, None],
@@ -350,7 +353,7 @@ impl Connection {
     }
 
     /// Number of the use or acquire that a stack of this kind must belong to.
-    fn current(&self, of: StackEvent) -> u64 {
+    pub(super) fn current(&self, of: StackEvent) -> u64 {
         let wire = self.wire.as_ref();
         match of {
             StackEvent::Open => 0,
@@ -462,6 +465,18 @@ impl Connection {
         let place = last.map_or(0, |last| last + usize::from(is_caller));
         stacks.insert(place, (StackEvent::Begin, begin));
         stacks
+    }
+
+    pub(super) fn keep_look(&mut self, look: Option<Look>) {
+        self.look = look;
+    }
+
+    /// What the thread was seen to do that the present stack of this kind was taken on, if nothing
+    /// has happened on the connection since.
+    pub(super) fn look(&self, of: StackEvent) -> Option<&Look> {
+        let look = self.look.as_ref()?;
+        let holds = look.of == of && look.uses == self.current(of) && self.last_byte() <= look.at;
+        holds.then_some(look)
     }
 
     /// All of them, with that of its opening at the front.

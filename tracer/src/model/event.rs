@@ -373,6 +373,20 @@ pub struct Stack {
     pub truncated: Option<String>,
 }
 
+/// What a thread does at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum ThreadNow {
+    Ended,
+    /// It is not blocked, or never for long enough to be looked at.
+    Running,
+    /// Blocked in a system call.
+    Waiting {
+        call: String,
+        stack: Stack,
+    },
+}
+
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -414,6 +428,9 @@ pub enum Event {
     /// [`WireState::uses`] it belongs to, for [`StackEvent::Begin`] that of [`Begun::number`], for
     /// [`StackEvent::Acquire`] that of [`Checkout::count`]; zero for [`StackEvent::Open`].
     Stack { at: MonoNanos, conn: ConnId, of: StackEvent, uses: u64, stack: Stack },
+    /// What the thread does now that a stack of the connection was taken on; `of` and `uses` are
+    /// those of [`Self::Stack`]. `at` is before it was looked at.
+    Holder { at: MonoNanos, conn: ConnId, of: StackEvent, uses: u64, tid: u32, now: ThreadNow },
     /// Who waits for a connection of a pool of a process; sent when that has changed.
     Waits { at: MonoNanos, pid: Pid, waits: PoolWaits },
     /// How many connections a pool may have; `None` for no maximum, or none that is known. `pool` and
@@ -444,6 +461,7 @@ impl Event {
             | Self::Session { at, .. }
             | Self::Server { at, .. }
             | Self::Stack { at, .. }
+            | Self::Holder { at, .. }
             | Self::Waits { at, .. }
             | Self::PoolSize { at, .. }
             | Self::Lost { at, .. }

@@ -111,6 +111,31 @@ impl Span {
     }
 }
 
+/// Where a thread is, seen from the function at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whereabouts {
+    /// In that function, or in what it has called.
+    Here,
+    /// Somewhere else: nobody is in that function's call any more.
+    Left,
+    /// Not known, because it runs.
+    Running,
+    /// It has ended.
+    Ended,
+}
+
+/// The thread that took a connection, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub conn: ConnId,
+    pub tid: u32,
+    pub place: Whereabouts,
+    /// The system call that it is blocked in, and the stack there.
+    pub call: Option<String>,
+    pub stack: Option<Stack>,
+}
+
 /// A verdict about a group of connections that share a cause.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
@@ -142,6 +167,8 @@ pub struct Finding {
     pub from_before: usize,
     /// Waits for connections of their pool; `None` where the entry of its acquires is not seen.
     pub waits: Option<WaitTotals>,
+    /// Threads that took some of the connections, as they are at the end of a capture.
+    pub holders: Vec<Holder>,
     /// Why we say so: sentences.
     pub evidence: Vec<String>,
     /// What to do: one sentence.

@@ -10,6 +10,7 @@ mod costs;
 mod event;
 mod finding;
 mod habits;
+mod holder;
 mod process;
 mod rules;
 mod said;
@@ -28,9 +29,10 @@ pub use costs::{Costs, NamingCosts, ProgramCosts};
 pub use event::{
     Begun, Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, Generated, MonoNanos, Peer,
     Pid, PoolSeen, PoolWaits, ProcessSeen, Runtime, ServerUse, SessionSaid, SessionState, Stack,
-    StackEvent, Statement, Symbol, TxStatus, WirePhase, WireState,
+    StackEvent, Statement, Symbol, ThreadNow, TxStatus, WirePhase, WireState,
 };
-pub use finding::{Certainty, Finding, Span, Verdict};
+pub use finding::{Certainty, Finding, Holder, Span, Verdict, Whereabouts};
+pub use holder::wanted_holders;
 pub use process::{PathKey, PathUse, ProcId, Process};
 pub use rules::lowers_certainty;
 pub use settings::Settings;

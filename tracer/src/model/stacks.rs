@@ -10,6 +10,19 @@ use super::event::Stack;
 /// Stacks kept before the first look for unused ones.
 const FEW: usize = 256;
 
+/// Frames of one stack; the outer ones beyond are cut.
+const MAX_FRAMES: usize = 512;
+
+/// A stack of no more frames than are kept.
+pub(super) fn bounded(stack: &Stack) -> Stack {
+    let mut stack = stack.clone();
+    if stack.frames.len() > MAX_FRAMES {
+        stack.frames.truncate(MAX_FRAMES);
+        stack.truncated.get_or_insert_with(|| format!("more than {MAX_FRAMES} frames"));
+    }
+    stack
+}
+
 /// The stacks in use.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stacks {

@@ -13,15 +13,16 @@ use super::{
     connection::{Connection, Opened, StackOf, app_frame, own_paths},
     costs::Costs,
     event::{
-        ConnId, Event, Fd, MonoNanos, Pid, PoolWaits, ProcessSeen, ServerUse, SessionSaid, Stack,
-        StackEvent, WirePhase, WireState,
+        ConnId, Event, Fd, MonoNanos, Pid, PoolWaits, ProcessSeen, ServerUse, Stack, StackEvent,
+        WirePhase, WireState,
     },
     finding::Finding,
     habits,
+    holder::{self, Look},
     process::{Past, PathKey, ProcId, Process},
     rules::{self, Case, Scene},
     settings::Settings,
-    stacks::Stacks,
+    stacks::{self, Stacks},
     waits,
 };
 
@@ -32,8 +33,6 @@ const MAX_PROCESSES: usize = 32_768;
 /// Connections kept for findings after their process ended; further ones are counted as
 /// [`Anomaly::TooManyEnded`].
 const MAX_ENDED: usize = 4_096;
-/// Frames of one stack; the outer ones beyond are cut.
-const MAX_FRAMES: usize = 512;
 /// Servers that say something; further ones are not kept.
 const MAX_SERVERS: usize = 64;
 /// Distinct reasons of loss; further ones are counted together.
@@ -185,8 +184,12 @@ impl Tracker {
             Event::Wire { at, conn, local_port, state } => {
                 self.wire(*at, *conn, *local_port, state);
             }
-            Event::Unread { at, conn, bytes } => self.unread(*at, *conn, *bytes),
-            Event::Session { at, conn, said } => self.said(*at, *conn, said.as_deref()),
+            Event::Unread { at, conn, bytes } => {
+                self.change(*conn, |conn| conn.keep_unread(*at, *bytes));
+            }
+            Event::Session { at, conn, said } => {
+                self.change(*conn, |conn| conn.keep_said(*at, said.as_deref()));
+            }
             Event::Costs { costs, .. } => self.costs = Some(costs.clone()),
             Event::Server { used, .. } => {
                 if self.servers.len() < MAX_SERVERS || self.servers.contains_key(&used.server) {
@@ -194,6 +197,9 @@ impl Tracker {
                 }
             }
             Event::Stack { conn, of, uses, stack, .. } => self.stack(*conn, *of, *uses, stack),
+            Event::Holder { conn, .. } => {
+                self.change(*conn, |conn| conn.keep_look(Look::of(event)));
+            }
             Event::Waits { pid, waits, .. } => self.waits(*pid, waits),
             Event::PoolSize { pid, pool, instance, max_open, .. } => {
                 self.pool_size(*pid, pool, *instance, *max_open);
@@ -273,6 +279,9 @@ impl Tracker {
         }
         let mut findings = rules::findings(self.settings, now, cases, &self.processes, &self.lost);
         findings.extend(information);
+        for finding in &mut findings {
+            finding.holders = holder::of_finding(self, finding);
+        }
         findings
     }
 
@@ -628,16 +637,9 @@ impl Tracker {
         }
     }
 
-    fn unread(&mut self, at: MonoNanos, id: ConnId, bytes: u64) {
+    fn change(&mut self, id: ConnId, change: impl FnOnce(&mut Connection)) {
         match self.connections.get_mut(&id) {
-            Some(conn) => conn.keep_unread(at, bytes),
-            None => self.count(Anomaly::UnknownConnection),
-        }
-    }
-
-    fn said(&mut self, at: MonoNanos, id: ConnId, said: Option<&SessionSaid>) {
-        match self.connections.get_mut(&id) {
-            Some(conn) => conn.keep_said(at, said),
+            Some(conn) => change(conn),
             None => self.count(Anomaly::UnknownConnection),
         }
     }
@@ -646,11 +648,7 @@ impl Tracker {
         let Some(conn) = self.connections.get_mut(&id) else {
             return self.count(Anomaly::UnknownConnection);
         };
-        let mut stack = stack.clone();
-        if stack.frames.len() > MAX_FRAMES {
-            stack.frames.truncate(MAX_FRAMES);
-            stack.truncated.get_or_insert_with(|| format!("more than {MAX_FRAMES} frames"));
-        }
+        let stack = stacks::bounded(stack);
         let path = app_frame(&stack).and_then(PathKey::of);
         if let Some(process) = self.processes.get_mut(&conn.opener) {
             process.keep_paths(own_paths(&stack));

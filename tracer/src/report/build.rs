@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     BlameRow, Capture, CaptureHeader, ConnectionRow, ConnectionState, CostsRow, Ending, FindingRow,
-    FrameRow, Host, Millis, PoolRow, ProcessRow, Report, SCHEMA, SaidRow, ServerRow, StackRow,
-    Tool, WaitsRow, inference, standing,
+    FrameRow, HolderRow, Host, Millis, NowRow, PoolRow, ProcessRow, Report, SCHEMA, SaidRow,
+    ServerRow, StackRow, Tool, WaitsRow, inference, standing,
 };
 use crate::model::{
-    ConnId, Connection, Finding, MonoNanos, Peer, PoolSeen, Process, ServerUse, SessionState, Span,
-    Stack, StackEvent, Statement, Tracker, TxStatus, WaitTotals, WirePhase,
+    ConnId, Connection, Finding, Frame, Holder, MonoNanos, Peer, PoolSeen, Process, ServerUse,
+    SessionState, Span, Stack, StackEvent, Statement, Tracker, TxStatus, WaitTotals, WirePhase,
 };
 
 const MILLI: u64 = 1_000_000;
@@ -168,6 +168,7 @@ fn finding_row(tracker: &Tracker, id: u32, finding: &Finding) -> FindingRow {
             })
         }),
         stacks: finding.stacks.iter().map(|(event, stack)| stack_row(*event, stack)).collect(),
+        holders: finding.holders.iter().map(holder_row).collect(),
         held_ms: finding.held.map(millis),
         silent_ms: millis(finding.silent),
         growth_per_minute: finding.growth_per_minute,
@@ -200,27 +201,37 @@ fn agreed(members: &[&Connection], of: impl Fn(&Connection) -> Option<String>) -
 }
 
 fn stack_row(event: StackEvent, stack: &Stack) -> StackRow {
-    StackRow {
-        event,
-        truncated: stack.truncated.clone(),
-        frames: stack
-            .frames
-            .iter()
-            .map(|frame| {
-                let symbol = frame.symbol.as_ref();
-                FrameRow {
-                    function: symbol.map(|symbol| symbol.function.clone()),
-                    file: symbol.and_then(|symbol| symbol.file.clone()),
-                    line: symbol.and_then(|symbol| symbol.line),
-                    column: symbol.and_then(|symbol| symbol.column),
-                    definition: symbol.is_some_and(|symbol| symbol.definition),
-                    generated: symbol.and_then(|symbol| symbol.generated.clone()),
-                    module: frame.module.clone(),
-                    kind: frame.kind,
-                    inlined: frame.inlined,
-                }
-            })
-            .collect(),
+    StackRow { event, truncated: stack.truncated.clone(), frames: frame_rows(stack) }
+}
+
+fn frame_rows(stack: &Stack) -> Vec<FrameRow> {
+    let row = |frame: &Frame| {
+        let symbol = frame.symbol.as_ref();
+        FrameRow {
+            function: symbol.map(|symbol| symbol.function.clone()),
+            file: symbol.and_then(|symbol| symbol.file.clone()),
+            line: symbol.and_then(|symbol| symbol.line),
+            column: symbol.and_then(|symbol| symbol.column),
+            definition: symbol.is_some_and(|symbol| symbol.definition),
+            generated: symbol.and_then(|symbol| symbol.generated.clone()),
+            module: frame.module.clone(),
+            kind: frame.kind,
+            inlined: frame.inlined,
+        }
+    };
+    stack.frames.iter().map(row).collect()
+}
+
+fn holder_row(holder: &Holder) -> HolderRow {
+    HolderRow {
+        connection: holder.conn.0,
+        tid: holder.tid,
+        place: holder.place,
+        call: holder.call.clone(),
+        stack: holder
+            .stack
+            .as_ref()
+            .map(|stack| NowRow { truncated: stack.truncated.clone(), frames: frame_rows(stack) }),
     }
 }
 

@@ -215,6 +215,9 @@ pub struct FindingRow {
     pub pool: Option<String>,
     pub blame: Option<BlameRow>,
     pub stacks: Vec<StackRow>,
+    /// The threads that took some of the connections, as they are at the end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<HolderRow>,
     pub held_ms: Option<Millis>,
     pub silent_ms: Millis,
     pub growth_per_minute: Option<f64>,
@@ -267,7 +270,28 @@ pub struct StackRow {
     pub frames: Vec<FrameRow>,
 }
 
+/// The thread that took a connection, as it is at the end.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HolderRow {
+    pub connection: u64,
+    pub tid: u32,
+    /// Where it is, seen from the blamed function.
+    pub place: crate::model::Whereabouts,
+    /// The system call that it is blocked in.
+    pub call: Option<String>,
+    pub stack: Option<NowRow>,
+}
+
+/// A stack that is of no event.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NowRow {
+    /// Why the outer end is missing.
+    pub truncated: Option<String>,
+    /// Innermost first.
+    pub frames: Vec<FrameRow>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FrameRow {
     pub function: Option<String>,
     pub file: Option<String>,

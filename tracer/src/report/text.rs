@@ -4,14 +4,17 @@
 //! through [`escape`](super::escape) and never begin a line; colour only when asked for, and only
 //! around our own words.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use super::{
-    BlameRow, CostsRow, FindingRow, FrameRow, Millis, ProcessRow, Report, ServerRow, StackRow,
-    WaitsRow,
+    BlameRow, CostsRow, FindingRow, FrameRow, HolderRow, Millis, ProcessRow, Report, ServerRow,
+    StackRow, WaitsRow,
     escape::{cut_middle, escape, width},
 };
-use crate::model::{Certainty, FrameKind, Generated, StackEvent, Verdict, duration};
+use crate::model::{Certainty, FrameKind, Generated, StackEvent, Verdict, Whereabouts, duration};
 
 /// Columns of the page.
 const COLUMNS: usize = 80;
@@ -19,6 +22,8 @@ const COLUMNS: usize = 80;
 const LABEL: usize = 15;
 /// Callers shown under the blame line.
 const CALLERS: usize = 4;
+/// Places shown where threads are.
+const PLACES: usize = 4;
 /// Frames of the runtime in a row that are told by number.
 const MIN_FOLDED: usize = 3;
 
@@ -183,6 +188,34 @@ impl Page<'_> {
             && let Some(frame) = last.frames.iter().find(|frame| frame.kind == FrameKind::App)
         {
             self.line("last used by", &frame_words(frame))?;
+        }
+        self.holders(finding)
+    }
+
+    /// Where the threads are that took the connections: in that function, or nobody is any more.
+    fn holders(&mut self, finding: &FindingRow) -> io::Result<()> {
+        let Some(blame) = &finding.blame else { return Ok(()) };
+        // Threads that are at the same place are told once.
+        let mut groups: Vec<(&HolderRow, BTreeSet<u32>)> = Vec::new();
+        for holder in &finding.holders {
+            let is_same = |known: &&HolderRow| {
+                let frames = |row: &HolderRow| row.stack.as_ref().map(|stack| stack.frames.clone());
+                (known.place, &known.call) == (holder.place, &holder.call)
+                    && frames(known) == frames(holder)
+            };
+            match groups.iter_mut().find(|(known, _)| is_same(known)) {
+                Some((_, tids)) => drop(tids.insert(holder.tid)),
+                None => groups.push((holder, BTreeSet::from([holder.tid]))),
+            }
+        }
+        groups.sort_by_key(|(holder, _)| holder.place);
+        let mut label = "now";
+        for (holder, tids) in groups.iter().take(PLACES) {
+            self.line(label, &holder_words(holder, tids))?;
+            label = "";
+            for frame in whereabouts(holder, blame) {
+                self.line("", &frame_words(frame))?;
+            }
         }
         Ok(())
     }
@@ -533,6 +566,46 @@ fn frame_words(frame: &FrameRow) -> String {
 
 fn stack_of(finding: &FindingRow, event: StackEvent) -> Option<&StackRow> {
     finding.stacks.iter().find(|stack| stack.event == event)
+}
+
+/// What some threads do that took connections and are at the same place.
+fn holder_words(holder: &HolderRow, tids: &BTreeSet<u32>) -> String {
+    let (who, is, has, runs) = match tids.len() {
+        1 => (format!("thread {}", holder.tid), "is", "has", "runs"),
+        n => (format!("{n} threads"), "are", "have", "run"),
+    };
+    let mut words = match holder.place {
+        Whereabouts::Here => format!("{who} {is} in this function"),
+        Whereabouts::Left => format!("{who} {has} left this code"),
+        Whereabouts::Running => format!("{who} {runs}, so it is not known where"),
+        Whereabouts::Ended => format!("{who} {has} ended"),
+    };
+    if let Some(call) = &holder.call {
+        words += &format!(", blocked in {call}");
+    }
+    words
+}
+
+/// The frames that tell where a thread is: what the application called of others, and its own, down to
+/// the blamed function if the thread is in it, else the innermost.
+fn whereabouts<'a>(holder: &'a HolderRow, blame: &BlameRow) -> Vec<&'a FrameRow> {
+    let frames = holder.stack.as_ref().map_or(&[][..], |stack| &stack.frames);
+    let is_own = |frame: &FrameRow| frame.kind == FrameKind::App && frame.function.is_some();
+    let Some(first) = frames.iter().position(is_own) else { return Vec::new() };
+    let called = frames[..first].last().filter(|frame| frame.function.is_some());
+    let mut own: Vec<_> = frames[first..].iter().filter(|frame| is_own(frame)).collect();
+    let is_blamed = |frame: &&FrameRow| {
+        frame.function.as_deref() == Some(&blame.function) && frame.file == blame.file
+    };
+    match own.iter().position(is_blamed).filter(|_| holder.place == Whereabouts::Here) {
+        Some(blamed) => own.truncate(blamed + 1),
+        None => own.truncate(1),
+    }
+    // The two ends matter.
+    if own.len() > CALLERS {
+        own.drain(CALLERS - 1..own.len() - 1);
+    }
+    called.into_iter().chain(own).collect()
 }
 
 /// The application's frames outside the blamed one.

@@ -6,6 +6,7 @@
 
 mod costs;
 mod error;
+mod holders;
 mod looks;
 mod programs;
 mod servers;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracer_ebpf::config::{Config, Offsets};
 
-use self::{costs::Meter, looks::Look, servers::Servers};
+use self::{costs::Meter, holders::Threads, looks::Look, servers::Servers};
 pub use self::{
     error::SessionError,
     programs::{ProbeStatus, Programs},
@@ -92,6 +93,7 @@ pub struct Session {
     servers: Servers,
     /// Connections whose stack of an event could not be had, so that it is not tried again.
     given_up: HashSet<(ConnId, StackEvent, u64)>,
+    threads: Threads,
     /// Processes that had connections.
     seen: BTreeMap<u32, Look>,
     ended: BTreeSet<u32>,
@@ -153,6 +155,7 @@ impl Session {
             settings: options.settings,
             servers,
             given_up: HashSet::new(),
+            threads: Threads::default(),
             seen: BTreeMap::new(),
             ended: BTreeSet::new(),
             ticks: 0,
@@ -284,7 +287,8 @@ impl Session {
         }
     }
 
-    /// Takes in the last events, checks the silent connections once more and lets time pass.
+    /// Takes in the last events, checks the silent connections once more, lets time pass and looks
+    /// at the threads that hold what did not come back.
     ///
     /// # Errors
     ///
@@ -295,6 +299,7 @@ impl Session {
         // However short the time since the last one was.
         self.looked_at = MonoNanos(0);
         self.tick(sink)?;
+        self.look_at_holders(sink)?;
         let statistics = self.statistics();
         let costs = self.meter.costs(&self.proc, &statistics);
         self.pending.push(Event::Costs { at: clock::now(), costs });
@@ -410,6 +415,7 @@ impl Session {
             self.pending.push(Event::Stack { at, conn, of, uses, stack });
             return Some(copied);
         }
+        self.threads.keep(conn, of, uses, &copied);
         let raw = raw_stack(&copied);
         let begin = clock::now();
         let resolved = self.symbolizer.resolve(&raw);

@@ -21,6 +21,9 @@ pub(super) struct Allowance {
 /// object may have would add up to gigabytes where all of them are as large as can be.
 pub(super) const OF_STACK: Allowance = Allowance { bytes: 64 << 20, reads: 1 << 17 };
 
+/// Memory is there or not by pages of at least this size.
+const PAGE: u64 = 4096;
+
 /// That of a process, so much of it at once.
 pub(super) struct ProcessMemory {
     memory: Box<Memory>,
@@ -35,6 +38,23 @@ impl ProcessMemory {
 
     pub fn reading(memory: Box<Memory>) -> Self {
         Self { memory, left: Cell::new(OF_STACK) }
+    }
+
+    /// What there is from an address on, at most so many bytes.
+    pub fn from(&self, address: u64, bytes: usize) -> Vec<u8> {
+        let mut found = vec![0; bytes];
+        let mut end = 0;
+        while end < bytes {
+            // Up to the end of a page: what is behind it may not be there.
+            let Some(at) = address.checked_add(end as u64) else { break };
+            let next = bytes.min(end + (PAGE - at % PAGE) as usize);
+            if self.fill(at, &mut found[end..next]).is_none() {
+                break;
+            }
+            end = next;
+        }
+        found.truncate(end);
+        found
     }
 
     /// As [`Memory`].

@@ -23,6 +23,7 @@ mod node;
 mod owner;
 mod perf_map;
 mod php;
+mod present;
 mod process;
 mod python;
 #[cfg(any(test, feature = "recording"))]
@@ -47,8 +48,7 @@ use tracer_ebpf::runtime::FRAME_BYTES;
 use unwind::{End, Walk};
 
 pub use module::map as map_file;
-use runtime::Runtime;
-
+pub use present::{Present, Waiting};
 pub use runtime::RuntimeFrames;
 
 use crate::binary::FileId;

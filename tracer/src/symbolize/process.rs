@@ -339,7 +339,12 @@ fn identity(pid: u32) -> io::Result<Identity> {
 
 /// Field 22 of `/proc/PID/stat`, in clock ticks after boot.
 fn start_time(pid: u32) -> io::Result<u64> {
-    let stat = read(&format!("/proc/{pid}/stat"), MAX_STATUS_BYTES)?;
+    start_time_of(&format!("/proc/{pid}/stat"))
+}
+
+/// The same of a process or thread whose `stat` is this.
+pub(super) fn start_time_of(stat: &str) -> io::Result<u64> {
+    let stat = read(stat, MAX_STATUS_BYTES)?;
     // The command, in parentheses, can hold anything.
     let after = stat.iter().rposition(|&b| b == b')').map_or(0, |index| index + 1);
     String::from_utf8_lossy(&stat[after..])
@@ -349,7 +354,7 @@ fn start_time(pid: u32) -> io::Result<u64> {
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
-fn read(path: &str, limit: u64) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &str, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -14,6 +14,7 @@ mod clients;
 mod descriptors;
 mod go;
 mod gone;
+mod holder;
 mod java_frames;
 mod losses;
 mod node;

@@ -350,6 +350,20 @@ fn any_event() -> impl Strategy<Value = Event> {
                         ..tracer::model::PoolWaits::none("p".to_owned(), number as u32)
                     },
                 },
+                9 if number % 4 == 2 => Event::Holder {
+                    at,
+                    conn,
+                    of: StackEvent::LastUse,
+                    uses: number % 4,
+                    tid: number as u32,
+                    now: match maybe {
+                        None => tracer::model::ThreadNow::Ended,
+                        Some(number) => tracer::model::ThreadNow::Waiting {
+                            call: "read".to_owned(),
+                            stack: stack("f", "g", (number % 2) as u32),
+                        },
+                    },
+                },
                 9 => Event::Unread { at, conn, bytes: number % 3 },
                 _ => Event::Stack {
                     at,

@@ -7,8 +7,8 @@ use tracer::model::{
     StackEvent, Statement, TxStatus, WirePhase,
 };
 
-use super::pools;
 use super::scene::{Conn, Scene, frame, ms, seen, stack};
+use super::{holders, pools};
 
 const NODE: u32 = 4_100;
 const GO: u32 = 5_200;
@@ -36,6 +36,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("idle_in_transaction", idle_in_transaction),
     ("leak_in_transaction", leak_in_transaction),
     ("leak_in_a_pool_of_known_size", leak_in_a_pool_of_known_size),
+    ("held_by_threads", holders::held_by_threads),
     ("never_used", never_used),
     ("long_query", long_query),
     ("long_query_with_notices", long_query_with_notices),

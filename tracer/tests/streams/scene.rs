@@ -4,8 +4,8 @@
 
 use tracer::model::{
     Begun, Checkout, ConnId, Event, Existing, Fd, Frame, FrameKind, MonoNanos, Peer, Pid, PoolSeen,
-    PoolWaits, Presence, ProcessSeen, Runtime, Stack, StackEvent, Statement, Symbol, TxStatus,
-    WirePhase, WireState,
+    PoolWaits, Presence, ProcessSeen, Runtime, Stack, StackEvent, Statement, Symbol, ThreadNow,
+    TxStatus, WirePhase, WireState,
 };
 use tracer::pools::Catalogue;
 use tracer::report::CaptureHeader;
@@ -267,6 +267,13 @@ impl Scene {
             uses,
             stack,
         });
+    }
+
+    /// What the thread does that the present use was made on.
+    pub fn holder(&mut self, at: u64, conn: &Conn, tid: u32, now: ThreadNow) {
+        let (conn, uses) = (ConnId(u64::from(conn.id)), conn.state.uses);
+        let of = StackEvent::LastUse;
+        self.events.push(Event::Holder { at: ms(at), conn, of, uses, tid, now });
     }
 
     /// An observed pool gives the connection out.

@@ -269,6 +269,7 @@ fn finding(
         exhausted_in: None,
         ended_by_exit,
         from_before: group.iter().filter(|case| case.before).count(),
+        holders: Vec::new(),
         waits: None,
         evidence,
         hint: rule.hint().to_owned(),

@@ -157,6 +157,7 @@ fn finding(
         exhausted_in: None,
         ended_by_exit: 0,
         from_before: 0,
+        holders: Vec::new(),
         waits: Some(totals),
         evidence,
         hint: "Give the pool more connections, if the server has room for them (max_connections), \

@@ -14,7 +14,7 @@ mod versions;
 use std::rc::Rc;
 
 use tracer_ebpf::python::Layout;
-use tracer_ebpf::runtime::{END_NO_THREAD, END_TOO_DEEP, END_UNREADABLE, FRAME_BYTES, MAX_FRAMES};
+use tracer_ebpf::runtime::{END_NO_THREAD, END_TOO_DEEP, END_UNREADABLE, FRAME_BYTES};
 
 use self::versions::{Instruction, OWNED_BY_C, TAG_MASK, Version};
 use super::cache::Cache;
@@ -121,11 +121,16 @@ impl Python {
         self.layout
     }
 
+    /// Where its threads have their number.
+    pub fn native_id(&self) -> Option<u32> {
+        self.version.native_id()
+    }
+
     /// Names the frames, and says why the outer end is missing.
     pub fn frames(&mut self, raw: &[[u8; FRAME_BYTES]], end: u32) -> (Vec<Frame>, Option<String>) {
         let frames = raw.iter().filter_map(|frame| self.frame(frame)).collect();
         let reason = match end {
-            END_TOO_DEEP => Some(format!("more than {MAX_FRAMES} Python frames")),
+            END_TOO_DEEP => Some(format!("more than {} Python frames", raw.len())),
             END_UNREADABLE => Some("a Python frame could not be read".to_owned()),
             END_NO_THREAD => Some("the thread is not known to the Python interpreter".to_owned()),
             _ => None,

@@ -195,6 +195,12 @@ impl Version {
         Ok(version)
     }
 
+    /// `PyThreadState.native_thread_id`, which follows `thread_id` from 3.11 on: the thread's number in
+    /// its own pid namespace.
+    pub fn native_id(&self) -> Option<u32> {
+        (self.lines == LineTable::Locations).then(|| self.thread_id + 8)
+    }
+
     /// What the kernel side needs of it, with the address of `_PyRuntime`.
     pub fn layout(&self, runtime: u64) -> Layout {
         let Self { interpreters, threads, next, thread_id, frame, cframe, back, .. } = *self;

@@ -1,6 +1,8 @@
 /* A libpq client that does what it is told, line by line: see ../README.md. */
 
 #include <libpq-fe.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,6 +71,44 @@ FRAME static void forget_result(void)
 FRAME static void forget_unused(void)
 {
     check(NULL, PQstatus(PQconnectdb("")) == CONNECTION_OK); /* LEAK-LINE never_used */
+}
+
+/* --- held by a thread that somebody outside keeps waiting --- */
+
+static int outside[2];
+static sem_t held;
+
+FRAME static void ask_outside(void)
+{
+    char answer = 0;
+    check(NULL, read(outside[0], &answer, 1) == 1); /* LEAK-LINE ask */
+}
+
+FRAME static void charge_order(void)
+{
+    PGconn *conn = PQconnectdb("");
+    check(conn, PQstatus(conn) == CONNECTION_OK);
+    PGresult *result = PQexec(conn, "begin"); /* LEAK-LINE charge */
+    check(conn, PQresultStatus(result) == PGRES_COMMAND_OK);
+    PQclear(result);
+    sem_post(&held);
+    ask_outside(); /* LEAK-LINE stuck */
+    PQfinish(conn);
+}
+
+static void *serve(void *nothing)
+{
+    charge_order();
+    return nothing;
+}
+
+/* Done when the connection is held. */
+static void charge(void)
+{
+    pthread_t thread;
+    check(NULL, pipe(outside) == 0 && sem_init(&held, 0, 0) == 0);
+    check(NULL, pthread_create(&thread, NULL, serve, NULL) == 0);
+    sem_wait(&held);
 }
 
 FRAME static void handle_order(const char *shape)
@@ -157,6 +197,8 @@ static int carry_out(const char *line)
     else if (strcmp(verb, "healthy") == 0)
         for (int i = 0; i < atoi(first); i++)
             connect_finish();
+    else if (strcmp(verb, "charge") == 0)
+        charge();
     else if (strcmp(verb, "keep") == 0)
         keep();
     else if (strcmp(verb, "reconnect") == 0)

@@ -104,7 +104,7 @@ final class Leaks {
     static void outsideCall(DataSource pool, Runnable call) throws SQLException {
         try (Connection connection = pool.getConnection()) {
             connection.createStatement().execute("select 1");
-            call.run();
+            call.run(); // LEAK-LINE stuck
             connection.createStatement().execute("select 2");
         }
     }

@@ -1,0 +1,209 @@
+//! Where the thread is now that took a connection: still there, gone on, or ended.
+
+use serde_json::Value;
+
+use crate::common::client::{Client, Kind, leak_line_in};
+use crate::common::report::Finding;
+use crate::common::tracer::Tracer;
+use crate::{NOTHING_FOUND, Seen, common, watch};
+
+const PYTHON: &str = "python/with_outside.py";
+
+/// The threads that a finding tells of.
+fn holders(finding: Finding<'_>) -> &[Value] {
+    finding.0["holders"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The application's frames of a thread: function, file and line, innermost first.
+fn own(holder: &Value) -> Vec<(&str, &str, u64)> {
+    let frames = holder["stack"]["frames"].as_array().expect("it is blocked").iter();
+    let own = frames.filter(|frame| frame["kind"] == "app");
+    own.map(|frame| {
+        let text = |name: &str| frame[name].as_str().expect("a text");
+        (text("function"), text("file"), frame["line"].as_u64().expect("a line"))
+    })
+    .collect()
+}
+
+/// The one finding, which names this function and line; and its threads.
+#[track_caller]
+fn found<'a>(seen: &'a Seen, source: &str, function: &str, shape: &str) -> &'a [Value] {
+    let finding = seen.report.only_accusation();
+    let whole = &seen.report.0;
+    let said = (finding.verdict(), finding.certainty(), finding.function(), finding.line());
+    let line = Some(leak_line_in(source, shape));
+    assert_eq!(said, ("idle in transaction", "proven", Some(function), line), "{whole:#}");
+    holders(finding)
+}
+
+/// The innermost frames of the application's are in these functions, at the lines of these shapes.
+#[track_caller]
+fn is_at(seen: &Seen, holder: &Value, source: &str, wanted: &[(&str, &str)]) {
+    let own = own(holder);
+    let own: Vec<_> = own
+        .iter()
+        .take(wanted.len())
+        .map(|(function, file, line)| (*function, file.ends_with(source), *line))
+        .collect();
+    let wanted: Vec<_> = wanted
+        .iter()
+        .map(|(function, shape)| (*function, true, leak_line_in(source, shape)))
+        .collect();
+    assert_eq!(own, wanted, "{:#}", seen.report.0);
+}
+
+/// Of a thread that is stuck outside, the line is told that it is stuck at.
+fn stuck(python: Kind) {
+    let seen = watch(python, &["keep charge"]);
+    let whole = &seen.report.0;
+    let [holder] = found(&seen, PYTHON, "charge", "charge") else { panic!("{whole:#}") };
+    assert_eq!((&holder["place"], &holder["call"]), (&"here".into(), &"recvfrom".into()));
+    is_at(&seen, holder, PYTHON, &[("rate", "rate"), ("charge", "stuck")]);
+    assert_eq!(holder["stack"]["truncated"], Value::Null, "{whole:#}");
+    assert_ne!(holder["tid"], seen.pid, "it is a thread of its own: {whole:#}");
+}
+
+#[test]
+fn where_a_thread_is_stuck_is_told() {
+    stuck(Kind::PythonWith("outside", &[]));
+}
+
+#[test]
+fn where_a_thread_is_stuck_is_told_in_3_9() {
+    stuck(Kind::PythonAt(9, "outside"));
+}
+
+#[test]
+fn where_a_thread_is_stuck_is_told_in_3_14() {
+    stuck(Kind::PythonAt(14, "outside"));
+}
+
+#[test]
+fn a_thread_that_has_gone_on_has_left() {
+    let seen = watch(Kind::PythonWith("outside", &[]), &["leak_alone forgotten 3"]);
+    let whole = &seen.report.0;
+    let threads = found(&seen, PYTHON, "forgotten", "forgotten");
+    assert_eq!(threads.len(), 3, "{whole:#}");
+    for thread in threads {
+        assert_eq!(thread["place"], "left", "{whole:#}");
+        assert_eq!((&thread["tid"], &thread["call"]), (&seen.pid.into(), &"read".into()));
+        let waits = own(thread);
+        assert_eq!(waits[0].0, "main", "{whole:#}");
+        assert!(waits.iter().all(|(function, ..)| *function != "forgotten"), "{whole:#}");
+    }
+}
+
+#[test]
+fn a_thread_that_has_ended_is_said_to_have() {
+    let seen = watch(Kind::PythonWith("outside", &[]), &["leak_alone thread 3"]);
+    let whole = &seen.report.0;
+    let threads = found(&seen, PYTHON, "forgotten", "forgotten");
+    assert_eq!(threads.len(), 3, "{whole:#}");
+    for thread in threads {
+        assert_eq!((&thread["place"], &thread["stack"]), (&"ended".into(), &Value::Null));
+    }
+}
+
+#[test]
+fn of_a_task_nothing_is_said() {
+    let seen = watch(Kind::PythonWith("outside", &[]), &["leak_alone task 3"]);
+    let threads = found(&seen, PYTHON, "forgotten", "forgotten");
+    assert!(threads.is_empty(), "{:#}", seen.report.0);
+}
+
+#[test]
+fn who_gave_back_before_it_was_stuck_is_not_accused() {
+    let seen = watch(Kind::PythonWith("outside", &[]), &["keep gave_back_first"]);
+    assert!(seen.report.accusations().is_empty(), "{:#}", seen.report.0);
+    assert_eq!(seen.exit, NOTHING_FOUND);
+}
+
+#[test]
+fn where_a_thread_of_a_c_program_is_stuck_is_told() {
+    const SOURCE: &str = "c/main.c";
+    let seen = watch(Kind::C, &["charge"]);
+    let whole = &seen.report.0;
+    let [holder] = found(&seen, SOURCE, "charge_order", "charge") else { panic!("{whole:#}") };
+    assert_eq!((&holder["place"], &holder["call"]), (&"here".into(), &"read".into()), "{whole:#}");
+    is_at(&seen, holder, SOURCE, &[("ask_outside", "ask"), ("charge_order", "stuck")]);
+}
+
+#[test]
+fn a_c_program_that_has_gone_on_has_left() {
+    let seen = watch(Kind::C, &["leak transaction 3"]);
+    let whole = &seen.report.0;
+    let threads = found(&seen, "c/main.c", "forget_transaction", "transaction");
+    assert_eq!(threads.len(), 3, "{whole:#}");
+    for thread in threads {
+        let said = (&thread["place"], &thread["tid"], &thread["call"]);
+        assert_eq!(said, (&"left".into(), &seen.pid.into(), &"read".into()), "{whole:#}");
+        let innermost = own(thread).first().map(|(function, ..)| *function);
+        assert_eq!(innermost, Some("main"), "{whole:#}");
+    }
+}
+
+#[test]
+fn a_php_program_that_has_gone_on_has_left() {
+    let seen = watch(Kind::Php, &["leak transaction 3"]);
+    let whole = &seen.report.0;
+    let finding = seen.report.only_accusation();
+    assert_eq!(finding.function(), Some("transaction_not_ended"), "{whole:#}");
+    assert_eq!(holders(finding).len(), 3, "{whole:#}");
+    for thread in holders(finding) {
+        let said = (&thread["place"], &thread["tid"], &thread["call"]);
+        assert_eq!(said, (&"left".into(), &seen.pid.into(), &"read".into()), "{whole:#}");
+    }
+}
+
+const JAVA: Kind = Kind::Java(&["minimumIdle=0", "maximumPoolSize=30"]);
+
+#[test]
+fn where_a_thread_of_java_is_stuck_is_told() {
+    let seen = watch(JAVA, &["healthy 3", "outside 3", "later", "outside 4", "overlap 2"]);
+    let whole = &seen.report.0;
+    let finding = seen.report.only_accusation();
+    let said = (finding.verdict(), finding.count(), finding.function());
+    assert_eq!(said, ("leak", 7, Some("Leaks.outsideCall")), "{whole:#}");
+    assert_eq!(holders(finding).len(), 4, "so many of a finding are looked at: {whole:#}");
+    for holder in holders(finding) {
+        assert_eq!((&holder["place"], &holder["call"]), (&"here".into(), &"futex".into()));
+        assert_eq!(holder["stack"]["truncated"], Value::Null, "{whole:#}");
+        let own = own(holder);
+        let blamed = own.iter().find(|(function, ..)| *function == "Leaks.outsideCall");
+        let line = leak_line_in("java/Leaks.java", "stuck");
+        assert_eq!(blamed, Some(&("Leaks.outsideCall", "Leaks.java", line)), "{whole:#}");
+    }
+}
+
+#[test]
+fn a_thread_of_java_that_has_gone_on_has_left() {
+    let seen = watch(JAVA, &["leak transaction 3"]);
+    let whole = &seen.report.0;
+    let finding = seen.report.only_accusation();
+    assert_eq!(finding.function(), Some("Leaks.transactionNotEnded"), "{whole:#}");
+    assert_eq!(holders(finding).len(), 3, "{whole:#}");
+    for thread in holders(finding) {
+        assert_eq!((&thread["place"], &thread["call"]), (&"left".into(), &"read".into()));
+        let innermost = own(thread).first().map(|(function, ..)| *function);
+        assert_eq!(innermost, Some("Main.main"), "{whole:#}");
+    }
+}
+
+/// The text names the place, and a recording gives the same report.
+#[test]
+fn the_text_says_where_it_is_and_so_does_a_replay() {
+    let server = common::server();
+    let mut client = Client::start(Kind::PythonWith("outside", &[]), &server);
+    let pid = client.pid().to_string();
+    let recording = std::env::temp_dir().join(format!("connleak-holder-{pid}.jsonl"));
+    let path = recording.display().to_string();
+    let tracer = Tracer::watch_with(&server, &["--pid", &pid, "--record", &path]);
+    client.run("keep charge");
+    let text = tracer.finish_after_silence().stdout;
+    let line = leak_line_in(PYTHON, "stuck");
+    assert!(text.contains("is in this function, blocked in recvfrom\n"), "{text}");
+    assert!(text.contains(&format!("with_outside.py:{line}")), "{text}");
+    let replayed = common::tracer::run(common::tracer::connleak().args(["report", &path]));
+    std::fs::remove_file(recording).expect("it was written");
+    assert_eq!(replayed.stdout, text);
+}
