@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{
     behaviour::Assumed,
     connection::Connection,
-    event::{ConnId, Fd, Frame, MonoNanos, Peer, Pid, PoolWaits, ProcessSeen, Runtime},
+    event::{Checkout, ConnId, Fd, Frame, MonoNanos, Peer, Pid, PoolWaits, ProcessSeen, Runtime},
     habits::Habits,
     waits::Waits,
 };
@@ -158,6 +158,16 @@ impl Process {
     #[must_use]
     pub fn has_probed_pool(&self) -> bool {
         self.seen.as_ref().is_some_and(|seen| seen.pools.iter().any(|pool| pool.observed))
+    }
+
+    /// Takes in what a new state of a connection says of its checkout; one was known before, or not.
+    pub(super) fn note_checkout(&mut self, known: bool, checkout: Option<&Checkout>) {
+        if known != checkout.is_some() {
+            self.sees_checkouts = checkout.is_some();
+        }
+        if let Some(checkout) = checkout.filter(|of| !self.handed_out.contains(&of.pool)) {
+            self.handed_out.insert(checkout.pool.clone());
+        }
     }
 
     /// The process marks its own checkouts of this pool. What it does not mark may be another pool's,

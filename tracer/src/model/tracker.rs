@@ -221,10 +221,9 @@ impl Tracker {
             }
             let checkout = conn.wire.as_ref().and_then(|wire| wire.checkout.as_ref());
             let held = checkout.is_some_and(|checkout| checkout.held);
-            let marked = || {
-                let process = self.processes.get(&conn.opener);
-                checkout.zip(process).is_some_and(|(of, process)| process.marks(&of.pool))
-            };
+            let process = self.processes.get(&conn.opener);
+            let marked =
+                || checkout.zip(process).is_some_and(|(of, process)| process.marks(&of.pool));
             let long = silence >= self.settings.threshold;
             if conn.active() == Some(true) && !held && !long {
                 continue;
@@ -555,17 +554,8 @@ impl Tracker {
         conn.local_port = local_port.or(conn.local_port);
         let knew = conn.pool_checkout().is_some();
         let before = conn.wire.replace(state.clone());
-        let knows = conn.pool_checkout().is_some();
-        if knew != knows
-            && let Some(process) = self.processes.get_mut(&conn.opener)
-        {
-            process.sees_checkouts = knows;
-        }
-        if let Some(checkout) = conn.pool_checkout()
-            && let Some(process) = self.processes.get_mut(&conn.opener)
-            && !process.handed_out.contains(&checkout.pool)
-        {
-            process.handed_out.insert(checkout.pool.clone());
+        if let Some(process) = self.processes.get_mut(&conn.opener) {
+            process.note_checkout(knew, conn.pool_checkout());
         }
         conn.forget_read();
         conn.refuted |= refuted;

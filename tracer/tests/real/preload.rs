@@ -7,7 +7,7 @@ use xtask::postgres::Config;
 use xtask::workspace;
 
 use crate::common::client::{Client, Kind, NODE, leak_line_in};
-use crate::common::{process::output, server_with};
+use crate::common::{process::output, server, server_with};
 use crate::{FOUND, NOTHING_FOUND, Seen, watch, watch_client, watch_command};
 
 const SOURCE: &str = "node/marked.js";
@@ -82,7 +82,10 @@ fn a_client_that_was_waited_for_is_found_by_who_waited() {
 
 #[test]
 fn who_called_a_helper_across_a_pause_is_named_behind_it() {
-    let seen = watch_command(&mut with_preload(MARKED), &["leak_alone helper 3"]);
+    // Over a Unix socket, for once.
+    let server = server();
+    let client = Client::spawn(with_preload(MARKED).envs(server.unix_environment()));
+    let seen = watch_client(&server, client, &["leak_alone helper 3"]);
     is_proven(&seen, 3, "helper", SOURCE, "helper");
     let stacks = seen.report.only_accusation().0["stacks"].to_string();
     assert!(stacks.contains("throughHelper"), "{stacks}");
@@ -127,8 +130,11 @@ fn under_tls_marks_are_of_the_socket_below() {
 #[test]
 fn clients_that_come_back_are_silent_however_they_come_back() {
     is_silent(&watch_command(&mut with_preload(MARKED), &["every_way", "healthy 3"]));
-    let rounds = &["healthy 3", "transaction 3", "pool_query 3", "queued 3", "burst 11"];
-    is_silent(&watch_command(&mut with_preload(NODE), rounds));
+    let rounds = ["healthy 3", "transaction 3", "pool_query 3", "queued 3", "cursor 3", "burst 11"];
+    // Held for ever on purpose.
+    let held = ["listen", "advisory_lock 7", "copy"];
+    let commands: Vec<&str> = rounds.into_iter().chain(held).collect();
+    is_silent(&watch_command(&mut with_preload(NODE), &commands));
 }
 
 #[test]

@@ -47,7 +47,9 @@ mod tests {
     use super::*;
     use crate::model::FrameKind;
 
-    fn shown(text: &str) -> Vec<(String, Option<String>, Option<u32>, Option<u32>, FrameKind)> {
+    type Shown = (String, Option<String>, Option<u32>, Option<u32>, FrameKind);
+
+    fn shown(text: &str) -> Vec<Shown> {
         let symbol = |frame: Frame| {
             let symbol = frame.symbol.expect("a mark names its frames");
             (symbol.function, symbol.file, symbol.line, symbol.column, frame.kind)
