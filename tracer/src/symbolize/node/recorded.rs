@@ -2,13 +2,16 @@
 //! that writes to a socket, interpreted and optimised.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use tracer_ebpf::node::{BYTECODE_ARRAY, BYTECODE_OFFSET};
 
 use super::heap::word;
+use super::scripts::{CHUNK_BYTES, MAX_BYTES};
 use crate::symbolize::memory::OF_STACK;
 use crate::symbolize::recorded::{Counted, Replay, shown, whatever_is_in_memory};
+use crate::symbolize::runtime::Runtime as Running;
 
 const INTERPRETED_20: &str = include_str!("recorded/20-interpreted.json");
 const OPTIMISED_20: &str = include_str!("recorded/20-optimised.json");
@@ -173,4 +176,20 @@ fn tables_without_end_are_read_as_much_as_is_allowed_for_a_stack() {
     // The next stack is not the worse for it.
     is_hostile.set(false);
     assert_eq!(replay.resolve_with(&mut runtime, &replay.raw), replay.resolved());
+}
+
+/// A process may have more memory that is written to than anybody can look at.
+#[test]
+fn scripts_are_looked_for_in_so_much_memory_only() {
+    const MOST: u64 = MAX_BYTES / CHUNK_BYTES as u64;
+    let replay = Replay::of(INTERPRETED_20);
+    let counted = Counted::default();
+    let memory = replay.memory.clone();
+    let mut runtime =
+        replay.runtime(counted.memory(move |address, into| memory.read(address, into)));
+    replay.resolve_with(&mut runtime, &replay.raw);
+    let before = counted.reads();
+    let Running::Node(node) = runtime else { panic!("another runtime") };
+    assert_eq!(node.scripts(&[0..1 << 47]), Some(BTreeSet::new()));
+    assert!(u64::from(counted.reads() - before) <= MOST);
 }
