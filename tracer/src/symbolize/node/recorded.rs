@@ -2,13 +2,16 @@
 //! that writes to a socket, interpreted and optimised.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use tracer_ebpf::node::{BYTECODE_ARRAY, BYTECODE_OFFSET};
 
 use super::heap::word;
+use super::scripts::{CHUNK_BYTES, MAX_BYTES};
 use crate::symbolize::memory::OF_STACK;
 use crate::symbolize::recorded::{Counted, Replay, shown, whatever_is_in_memory};
+use crate::symbolize::runtime::Runtime as Running;
 
 const INTERPRETED_20: &str = include_str!("recorded/20-interpreted.json");
 const OPTIMISED_20: &str = include_str!("recorded/20-optimised.json");
@@ -133,11 +136,13 @@ fn hostile_memory_of_an_optimised_stack_of_another_version_is_read_with_bounds()
     whatever_is_in_memory(OPTIMISED_24);
 }
 
-/// Each frame is at another place of a function whose table of places is as long as any is read.
+/// Each frame is at another place of a function whose table of places is as long as any is read, or
+/// as what is left of the allowance.
 #[test]
 fn tables_without_end_are_read_as_much_as_is_allowed_for_a_stack() {
     const FRAMES: u64 = 64;
     const MAX_TABLE: u64 = 4 << 20;
+    const LITTLE: u64 = 16 << 10;
     let replay = Replay::of(INTERPRETED_20);
     let mut raw = replay.raw.clone();
     // `descend`, which calls itself.
@@ -156,21 +161,41 @@ fn tables_without_end_are_read_as_much_as_is_allowed_for_a_stack() {
     let counted = Counted::default();
     let is_hostile = Rc::new(Cell::new(true));
     let means_harm = Rc::clone(&is_hostile);
+    let tables = Cell::new(0);
     let hostile = counted.memory(move |address, into| {
         if memory.read(address, into).is_none() {
             into.fill(0x7e);
         }
         if address == table && means_harm.get() {
-            into[8..16].copy_from_slice(&((MAX_TABLE - 1) << 32).to_le_bytes());
+            let len = MAX_TABLE >> (tables.get() / 16 * 3);
+            tables.set(tables.get() + 1);
+            into[8..16].copy_from_slice(&(len << 32).to_le_bytes());
         }
         Some(())
     });
     let mut runtime = replay.runtime(hostile);
     let resolved = replay.resolve_with(&mut runtime, &raw);
-    assert!((OF_STACK.bytes - MAX_TABLE..=OF_STACK.bytes).contains(&counted.bytes()));
+    let all = OF_STACK.bytes;
+    assert!((all - LITTLE..=all).contains(&counted.bytes()), "{} bytes", counted.bytes());
     let shown = shown(&resolved.stack.frames);
     assert!(shown.contains(&"descend /srv/größe/record_stacks.js:47 (definition)".to_owned()));
     // The next stack is not the worse for it.
     is_hostile.set(false);
     assert_eq!(replay.resolve_with(&mut runtime, &replay.raw), replay.resolved());
+}
+
+/// A process may have more memory that is written to than anybody can look at.
+#[test]
+fn scripts_are_looked_for_in_so_much_memory_only() {
+    const MOST: u64 = MAX_BYTES / CHUNK_BYTES as u64;
+    let replay = Replay::of(INTERPRETED_20);
+    let counted = Counted::default();
+    let memory = replay.memory.clone();
+    let mut runtime =
+        replay.runtime(counted.memory(move |address, into| memory.read(address, into)));
+    replay.resolve_with(&mut runtime, &replay.raw);
+    let before = counted.reads();
+    let Running::Node(node) = runtime else { panic!("another runtime") };
+    assert_eq!(node.scripts(&[0..1 << 47]), Some(BTreeSet::new()));
+    assert!(u64::from(counted.reads() - before) <= MOST);
 }

@@ -15,9 +15,9 @@ use super::path;
 use crate::symbolize::memory::Allowance;
 
 /// Bytes looked at; the scripts in what lies farther away from a known one are not found.
-const MAX_BYTES: u64 = 128 << 20;
+pub(super) const MAX_BYTES: u64 = 128 << 20;
 /// Bytes read at once.
-const CHUNK_BYTES: usize = 256 << 10;
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
 /// All that is read: beside that, a few objects for what may be a script.
 pub(super) const ALLOWANCE: Allowance = Allowance { bytes: 2 * MAX_BYTES, reads: 1 << 19 };
 /// Scripts named.
@@ -49,6 +49,9 @@ pub(super) fn paths<M: Memory>(
     for range in ranges {
         // Whole words, so no pointer lies across two chunks.
         for start in (range.start..range.end).step_by(CHUNK_BYTES) {
+            if left == 0 {
+                return paths;
+            }
             let len = (range.end - start).min(CHUNK_BYTES as u64).min(left);
             left -= len;
             let chunk = &mut chunk[..usize::try_from(len).unwrap_or_default()];

@@ -11,14 +11,22 @@ use super::replay::Pieces;
 /// So far around what was recorded there may be more memory.
 const AROUND: u64 = 64 << 10;
 
+/// A whole word of a memory: some piece, and the first or some word of it. Pieces are about as many as
+/// objects, and most of the words are those of a few long tables.
+type Place = (Index, Option<Index>);
+
+fn place() -> impl Strategy<Value = Place> + Clone {
+    (any::<Index>(), prop::option::weighted(0.7, any::<Index>()))
+}
+
 /// A change of one word.
 #[derive(Clone, Debug)]
 enum Change {
     Bit(u32),
     /// Another word of the memory.
-    Other(Index),
+    Other(Place),
     /// A pointer to some other place in it, with these lowest bits.
-    Pointer(Index, u64),
+    Pointer(Place, u64),
     /// One half of it, the upper or the lower.
     Half(u64, bool),
     To(u64),
@@ -29,9 +37,9 @@ enum Change {
 /// Changes of a memory.
 #[derive(Clone, Debug)]
 pub(in crate::symbolize) struct Changes {
-    changes: Vec<(Index, Change)>,
+    changes: Vec<(Place, Change)>,
     /// Words of the memory that repeat beside what was recorded; none where nothing is there.
-    beside: Vec<Index>,
+    beside: Vec<Place>,
 }
 
 /// Few or many of them: one leads further, many contradict each other.
@@ -39,17 +47,17 @@ pub(in crate::symbolize) fn changes() -> impl Strategy<Value = Changes> {
     let number = prop::sample::select(vec![0_u64, 1, 127, 128, 0x7fff_ffff, 0xffff_ffff, 1 << 20]);
     let change = prop_oneof![
         4 => (0_u32..64).prop_map(Change::Bit),
-        4 => any::<Index>().prop_map(Change::Other),
-        4 => (any::<Index>(), 0_u64..4).prop_map(|(to, tag)| Change::Pointer(to, tag)),
+        4 => place().prop_map(Change::Other),
+        4 => (place(), 0_u64..4).prop_map(|(to, tag)| Change::Pointer(to, tag)),
         // Lengths and small integers are halves of words.
         3 => (number, any::<bool>()).prop_map(|(half, upper)| Change::Half(half, upper)),
         1 => any::<u64>().prop_map(Change::To),
         1 => Just(Change::End),
     ];
-    let many = prop_oneof![3 => 0_usize..4, 2 => 4_usize..64, 1 => 64_usize..400];
-    let change = (any::<Index>(), change);
+    let many = prop_oneof![2 => 0_usize..4, 4 => 4_usize..64, 1 => 64_usize..400];
+    let change = (place(), change);
     let changes = many.prop_flat_map(move |many| prop::collection::vec(change.clone(), many));
-    let beside = prop_oneof![1 => Just(Vec::new()), 1 => prop::collection::vec(any::<Index>(), 8)];
+    let beside = prop_oneof![1 => Just(Vec::new()), 1 => prop::collection::vec(place(), 8)];
     (changes, beside).prop_map(|(changes, beside)| Changes { changes, beside })
 }
 
@@ -120,40 +128,29 @@ impl Hostile {
     }
 }
 
-/// Where the whole words of a memory are.
-struct Words {
-    /// How many words come before each piece, where it begins, and all.
-    pieces: Vec<(usize, u64)>,
-    count: usize,
-}
+/// Where the whole words of a memory are: where they begin in a piece, and how many there are.
+struct Words(Vec<(u64, usize)>);
 
 impl Words {
     fn of(pieces: &Pieces) -> Self {
-        let mut count = 0;
-        let mut starts = Vec::new();
-        for (start, piece) in &pieces.0 {
+        let words = |(start, piece): (&u64, &Vec<u8>)| {
             let first = start.next_multiple_of(8);
-            let words = (start + piece.len() as u64).saturating_sub(first) / 8;
-            if words > 0 {
-                starts.push((count, first));
-                count += words as usize;
-            }
-        }
-        Self { pieces: starts, count }
-    }
-
-    fn address(&self, index: Index) -> u64 {
-        let index = index.index(self.count.max(1));
-        let piece = self.pieces.partition_point(|(before, _)| *before <= index);
-        let Some((before, start)) = piece.checked_sub(1).and_then(|piece| self.pieces.get(piece))
-        else {
-            return 0;
+            let count = (start + piece.len() as u64).saturating_sub(first) / 8;
+            (count > 0).then_some((first, count as usize))
         };
-        start + 8 * (index - before) as u64
+        Self(pieces.0.iter().filter_map(words).collect())
     }
 
-    fn word(&self, pieces: &Pieces, index: Index) -> u64 {
-        pieces.word(self.address(index)).unwrap_or_default()
+    fn address(&self, (piece, word): Place) -> u64 {
+        if self.0.is_empty() {
+            return 0;
+        }
+        let (first, count) = self.0[piece.index(self.0.len())];
+        first + 8 * word.map_or(0, |word| word.index(count)) as u64
+    }
+
+    fn word(&self, pieces: &Pieces, place: Place) -> u64 {
+        pieces.word(self.address(place)).unwrap_or_default()
     }
 }
 
