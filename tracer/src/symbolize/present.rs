@@ -91,7 +91,10 @@ impl Symbolizer {
                 }
             }
             if blocked(&task).is_ok_and(|after| after.as_ref() == Some(&before)) {
-                let stack = self.resolve(&raw).stack;
+                let mut stack = self.resolve(&raw).stack;
+                if raw.runtime.is_empty() && !matches!(raw.runtime_end, END_NONE | END_WHOLE) {
+                    stack.truncated = Some("the interpreter's frames were not found".to_owned());
+                }
                 return Some(Present::Waiting(Waiting { call: before.call, stack }));
             }
         }
@@ -257,7 +260,7 @@ mod tests {
     #[test]
     fn a_chain_of_frames_without_end_is_given_up_and_an_unreadable_one_ends() {
         let memory = ProcessMemory::of(std::process::id()).unwrap();
-        let mut frame = vec![0_u64; FRAME_BYTES / 8];
+        let mut frame = [0_u64; FRAME_BYTES / 8];
         let address = frame.as_ptr() as u64;
         let first = Box::new(address);
         let runtime = std::ptr::from_ref::<u64>(&first) as u64;
