@@ -34,6 +34,23 @@ pub(super) fn is_bounded<B: Deref<Target = [u8]>>(
     eh_frame_hdr.is_none_or(|hdr| leads_to(&hdr.bytes, &bases, &entries))
 }
 
+/// Where the function begins that is at `address`, of the addresses of a bounded file.
+pub(super) fn function_at<B: Deref<Target = [u8]>>(
+    eh_frame: &Section<B>,
+    eh_frame_hdr: &Section<B>,
+    address: u64,
+) -> Option<u64> {
+    let bases = BaseAddresses::default()
+        .set_eh_frame(eh_frame.addresses.start)
+        .set_eh_frame_hdr(eh_frame_hdr.addresses.start);
+    let mut section = EhFrame::new(&eh_frame.bytes, LittleEndian);
+    section.set_address_size(8);
+    let hdr = EhFrameHdr::new(&eh_frame_hdr.bytes, LittleEndian).parse(&bases, 8).ok()?;
+    let table = hdr.table()?;
+    let fde = table.fde_for_address(&section, &bases, address, EhFrame::cie_from_offset).ok()?;
+    Some(fde.initial_address())
+}
+
 /// Why a file is refused: broken, or an expression branches backwards.
 struct Refused;
 

@@ -13,6 +13,7 @@
 
 mod cache;
 mod cfi;
+mod frame_pointer;
 mod generated;
 mod hotspot;
 mod maps;

@@ -12,6 +12,7 @@ use tracer_ebpf::runtime::{
 use super::memory::{ProcessMemory, word};
 use super::process::{read, start_time_of};
 use super::runtime::{Runtime, RuntimeFrames};
+use super::unwind::End;
 use super::{RawStack, Symbolizer};
 use crate::model::Stack;
 
@@ -25,6 +26,10 @@ const ATTEMPTS: usize = 3;
 const MAX_STATUS_BYTES: u64 = 64 << 10;
 /// Where the C library of GNU keeps a thread's number, from its FS base (`struct pthread.tid`).
 const GLIBC_TID: u64 = 720;
+
+/// In place of a frame pointer that is not known: leads nowhere, and is not zero, which would be the
+/// end of a stack.
+const UNKNOWN: u64 = 1;
 
 /// What a thread does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,9 +80,21 @@ impl Symbolizer {
             }
             let Ok(before) = blocked(&task) else { return ended_or_hidden(&task) };
             let Some(before) = before else { continue };
-            let raw = self.copy(pid, &memory, &before);
+            let mut raw = self.copy(pid, &memory, &before);
+            if let Some(entry) = self.processes.get_mut(&pid) {
+                let walk = entry.process.walk(&raw);
+                let read = |address, into: &mut [u8]| memory.fill(address, into);
+                if walk.end == End::OffStack
+                    && let Some(found) = entry.process.frame_pointer(&walk, &read)
+                {
+                    raw.bp = found;
+                }
+            }
             if blocked(&task).is_ok_and(|after| after.as_ref() == Some(&before)) {
-                let stack = self.resolve(&raw).stack;
+                let mut stack = self.resolve(&raw).stack;
+                if raw.runtime.is_empty() && !matches!(raw.runtime_end, END_NONE | END_WHOLE) {
+                    stack.truncated = Some("the interpreter's frames were not found".to_owned());
+                }
                 return Some(Present::Waiting(Waiting { call: before.call, stack }));
             }
         }
@@ -101,6 +118,7 @@ impl Symbolizer {
             pid,
             ip: thread.pc,
             sp: thread.sp,
+            bp: UNKNOWN,
             bytes: memory.from(thread.sp, STACK_BYTES),
             runtime,
             runtime_end,
@@ -207,4 +225,55 @@ fn first(
         thread = number(at(thread, layout.next))?;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const STATUS: &str = "Name:\tpython3\nNSpid:\t4711\t12\nvoluntary_ctxt_switches:\t57\n\
+        nonvoluntary_ctxt_switches:\t3\n";
+
+    fn parsed(line: &str) -> Option<Blocked> {
+        parse(line.to_owned(), STATUS)
+    }
+
+    #[test]
+    fn a_blocked_thread_is_told_from_others() {
+        let line = "45 0x5 0x7f01 0x2000 0x0 0x0 0x0 0x7fffaab0 0x7f3300de\n";
+        let wanted = Blocked {
+            line: line.to_owned(),
+            call: 45,
+            sp: 0x7fff_aab0,
+            pc: 0x7f33_00de,
+            switches: [57, 3],
+            own_tid: 12,
+        };
+        assert_eq!(parsed(line), Some(wanted));
+        for other in ["running\n", "-1 0x7fffaab0 0x7f3300de\n", "", "45\n", "45 0x5\n", "x y z\n"]
+        {
+            assert_eq!(parsed(other), None, "{other}");
+        }
+        assert_eq!(parse(line.to_owned(), "Name:\tvoluntary_ctxt_switches: 1\n"), None);
+    }
+
+    #[test]
+    fn a_chain_of_frames_without_end_is_given_up_and_an_unreadable_one_ends() {
+        let memory = ProcessMemory::of(std::process::id()).unwrap();
+        let frame = [const { Cell::new(0_u64) }; FRAME_BYTES / 8];
+        let address = frame.as_ptr() as u64;
+        let first = Box::new(address);
+        let runtime = std::ptr::from_ref::<u64>(&first) as u64;
+        let layout = Layout { runtime, threads: NO_THREADS, back: 8, ..Layout::default() };
+        let walked = frames(&memory, &layout, None, 1);
+        assert_eq!((walked.0.len(), walked.1), (1, END_WHOLE));
+        frame[1].set(address);
+        let walked = frames(&memory, &layout, None, 1);
+        assert_eq!((walked.0.len(), walked.1), (MAX_FRAMES, END_TOO_DEEP));
+        frame[1].set(8);
+        let walked = frames(&memory, &layout, None, 1);
+        assert_eq!((walked.0.len(), walked.1), (1, END_UNREADABLE));
+    }
 }

@@ -11,6 +11,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::cfi;
+use super::frame_pointer::{CALL_BYTES, PROLOGUE_BYTES, above_stack_pointer, ends_in_call};
 use super::hotspot::Hotspot;
 use super::maps::{Backing, CodeMap, Maps};
 use super::module::Module;
@@ -250,6 +252,37 @@ impl Process {
         let walk = walked(unwinder, raw, maps, runtime.as_mut());
         self.runtime = runtime;
         walk
+    }
+
+    /// The frame pointer that a stack began with of which it is not known: where the walk
+    /// ended for want of it, nothing had changed it yet. `read` reads the process's memory.
+    pub fn frame_pointer(
+        &self,
+        walk: &Walk,
+        read: &dyn Fn(u64, &mut [u8]) -> Option<()>,
+    ) -> Option<u64> {
+        let address = walk.addresses.last()?.lookup();
+        let (index, _) = self.maps.code_at(address)?;
+        let Code { module, bias, .. } = self.code.get(index)?.as_ref()?;
+        let (elf, bias) = (module.elf.as_ref()?, (*bias)?);
+        if !module.is_unwind_bounded() {
+            return None;
+        }
+        let (eh_frame, hdr) = (elf.eh_frame.as_ref()?, elf.eh_frame_hdr.as_ref()?);
+        let start = cfi::function_at(eh_frame, hdr, address.wrapping_sub(bias))?;
+        let start = start.wrapping_add(bias);
+        let length = usize::try_from(address.checked_sub(start)?).ok()?;
+        let mut prologue = vec![0; length.min(PROLOGUE_BYTES)];
+        read(start, &mut prologue)?;
+        let found = walk.sp.checked_add(above_stack_pointer(&prologue)?)?;
+        // What is above it must be where a call returns to.
+        let mut word = [0; 8];
+        read(found.checked_add(8)?, &mut word)?;
+        let caller = u64::from_le_bytes(word);
+        self.maps.code_at(caller.checked_sub(1)?)?;
+        let mut call = [0; CALL_BYTES];
+        read(caller.checked_sub(CALL_BYTES as u64)?, &mut call)?;
+        ends_in_call(&call).then_some(found)
     }
 
     /// Whether everything that `walk` met was code when the process was looked at.

@@ -90,6 +90,8 @@ pub(super) struct Walk {
     /// What a runtime says of some of them, by index.
     pub managed: Vec<(usize, Vec<Frame>)>,
     pub end: End,
+    /// The stack pointer at the last address.
+    pub sp: u64,
 }
 
 /// The sections that framehop asks for. On ELF the addresses are the file's own, from zero.
@@ -153,6 +155,7 @@ impl Unwinder {
             addresses: vec![Address { value: raw.ip, is_return: false }],
             managed: Vec::new(),
             end: End::TooDeep,
+            sp: raw.sp,
         };
         let mut regs = UnwindRegsX86_64::new(raw.ip, raw.sp, raw.bp);
         // A cache per walk: rules of another process at the same address, or made while a word
@@ -161,6 +164,7 @@ impl Unwinder {
         let mut current = FrameAddress::from_instruction_pointer(raw.ip);
         while walk.addresses.len() < MAX_DEPTH {
             let sp = regs.sp();
+            walk.sp = sp;
             let mut beyond_copy = false;
             let mut read = |address| {
                 let word = stack.read(address);

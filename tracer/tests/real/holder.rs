@@ -64,11 +64,6 @@ fn stuck(python: Kind) {
 }
 
 #[test]
-fn where_a_thread_is_stuck_is_told() {
-    stuck(Kind::PythonWith("outside", &[]));
-}
-
-#[test]
 fn where_a_thread_is_stuck_is_told_in_3_9() {
     stuck(Kind::PythonAt(9, "outside"));
 }
@@ -152,27 +147,41 @@ fn a_php_program_that_has_gone_on_has_left() {
     for thread in holders(finding) {
         let said = (&thread["place"], &thread["tid"], &thread["call"]);
         assert_eq!(said, (&"left".into(), &seen.pid.into(), &"read".into()), "{whole:#}");
+        let own = own(thread);
+        let [(function, file, _)] = own[..] else { panic!("{whole:#}") };
+        assert!(function == "{main}" && file.ends_with("php/main.php"), "{whole:#}");
     }
 }
 
 const JAVA: Kind = Kind::Java(&["minimumIdle=0", "maximumPoolSize=30"]);
 
-#[test]
-fn where_a_thread_of_java_is_stuck_is_told() {
-    let seen = watch(JAVA, &["healthy 3", "outside 3", "later", "outside 4", "overlap 2"]);
+fn stuck_in_java(commands: &[&str], call: &str) {
+    let seen = watch(JAVA, commands);
     let whole = &seen.report.0;
     let finding = seen.report.only_accusation();
     let said = (finding.verdict(), finding.count(), finding.function());
     assert_eq!(said, ("leak", 7, Some("Leaks.outsideCall")), "{whole:#}");
-    assert_eq!(holders(finding).len(), 4, "so many of a finding are looked at: {whole:#}");
-    for holder in holders(finding) {
-        assert_eq!((&holder["place"], &holder["call"]), (&"here".into(), &"futex".into()));
+    let threads = holders(finding);
+    assert_eq!(threads.len(), 4, "so many of a finding are looked at: {whole:#}");
+    for holder in threads {
+        assert_eq!((&holder["place"], &holder["call"]), (&"here".into(), &call.into()));
         assert_eq!(holder["stack"]["truncated"], Value::Null, "{whole:#}");
         let own = own(holder);
         let blamed = own.iter().find(|(function, ..)| *function == "Leaks.outsideCall");
         let line = leak_line_in("java/Leaks.java", "stuck");
         assert_eq!(blamed, Some(&("Leaks.outsideCall", "Leaks.java", line)), "{whole:#}");
     }
+}
+
+#[test]
+fn where_a_thread_of_java_is_stuck_is_told() {
+    stuck_in_java(&["healthy 3", "outside 3", "later", "outside 4", "overlap 2"], "futex");
+}
+
+/// Where the innermost functions keep a frame pointer that no register tells.
+#[test]
+fn where_a_thread_of_java_is_stuck_in_the_network_is_told() {
+    stuck_in_java(&["healthy 3", "unanswered 3", "later", "unanswered 4", "overlap 2"], "read");
 }
 
 #[test]

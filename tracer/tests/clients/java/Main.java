@@ -2,6 +2,9 @@ import com.zaxxer.hikari.HikariConfig;
 import com.zaxxer.hikari.HikariDataSource;
 import java.io.BufferedReader;
 import java.io.IOException;
+import java.net.InetAddress;
+import java.net.ServerSocket;
+import java.net.Socket;
 import java.io.InputStreamReader;
 import java.security.ProtectionDomain;
 import java.sql.Connection;
@@ -166,8 +169,24 @@ public final class Main {
 
     /** The call to somebody else never comes back; answered when it is made. */
     private void outside(int count) throws Exception {
-        CountDownLatch called = new CountDownLatch(count);
         CountDownLatch never = new CountDownLatch(1);
+        outside(count, never::await);
+    }
+
+    /** The same over the network: somebody takes every call and answers none. */
+    private void unanswered(int count) throws Exception {
+        ServerSocket silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+        outside(
+                count,
+                () -> {
+                    try (Socket call = new Socket(silent.getInetAddress(), silent.getLocalPort())) {
+                        call.getInputStream().read();
+                    }
+                });
+    }
+
+    private void outside(int count, Step call) throws Exception {
+        CountDownLatch called = new CountDownLatch(count);
         for (int i = 0; i < count; i++) {
             task(
                     () ->
@@ -176,9 +195,9 @@ public final class Main {
                                     () -> {
                                         called.countDown();
                                         try {
-                                            never.await();
-                                        } catch (InterruptedException interrupted) {
-                                            throw new IllegalStateException(interrupted);
+                                            call.run();
+                                        } catch (Exception failed) {
+                                            throw new IllegalStateException(failed);
                                         }
                                     }));
             Thread.sleep(PACE_MILLIS);
@@ -253,6 +272,7 @@ public final class Main {
             case "later" -> Thread.sleep(LATER_MILLIS);
             case "busy" -> busy();
             case "outside" -> outside(count);
+            case "unanswered" -> unanswered(count);
             case "outside_short" ->
                     repeat(count, () -> Leaks.outsideCall(pool(), Main::shortCall));
             // The limit of 30 s is checked when a pool is made, and not later.
