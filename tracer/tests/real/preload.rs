@@ -103,6 +103,15 @@ fn a_mark_in_compiled_typescript_leads_to_its_source() {
 }
 
 #[test]
+fn a_worker_thread_marks_its_own_checkouts() {
+    let kind = Kind::NodeAt(20, "frames");
+    let seen = watch_command(&mut with_preload(kind), &["leak_alone worker 1"]);
+    let source = "node/worker.js";
+    let line = leak_line_in(source, "worker") - 1;
+    is_proven_at(&seen, 1, "leakedByWorker", (source, line));
+}
+
+#[test]
 fn a_pool_for_each_request_is_found_by_who_made_it() {
     // Without marks: `node::a_pool_for_each_request_is_suspected_...`, by nobody.
     let kind = Kind::Node(r#"{"idleTimeoutMillis":0}"#);
