@@ -135,6 +135,18 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn key(address: u64) -> String {
-    format!("{address:012x}")
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{bytes, digits};
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(
+            written in prop::collection::vec(prop_oneof![3 => Just(0), 1 => any::<u8>()], 0..200),
+        ) {
+            prop_assert_eq!(bytes(&digits(&written)), Some(written));
+        }
+    }
 }

@@ -5,7 +5,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use gimli::{BaseAddresses, EhFrame, EhFrameHdr, LittleEndian, UnwindSection as _};
 
@@ -14,7 +15,7 @@ use super::super::process::{Code, Process};
 use super::super::runtime::Runtime as Running;
 use super::super::unwind::Walk;
 use super::super::{RawStack, module};
-use super::{Bytes, Copied, Module, Recording, Runtime, digits, key};
+use super::{Bytes, Copied, Module, Recording, Runtime, digits};
 use crate::model::Frame;
 
 /// The directory of the recordings; without it none are made.
@@ -34,8 +35,13 @@ thread_local! {
     static NOTES: RefCell<Notes> = RefCell::default();
 }
 
-fn directory() -> Option<PathBuf> {
-    std::env::var_os(DIRECTORY).map(PathBuf::from)
+fn directory() -> Option<&'static Path> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    FOUND.get_or_init(|| std::env::var_os(DIRECTORY).map(PathBuf::from)).as_deref()
+}
+
+fn key(address: u64) -> String {
+    format!("{address:012x}")
 }
 
 /// Whether stacks are recorded.
