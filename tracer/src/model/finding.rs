@@ -117,7 +117,7 @@ impl Span {
 pub enum Whereabouts {
     /// In that function, or in what it has called.
     Here,
-    /// Somewhere else: nobody is in that function's call any more.
+    /// Somewhere else; a caller of that function may have the connection still.
     Left,
     /// Not known, because it runs.
     Running,

@@ -213,7 +213,7 @@ impl Page<'_> {
         for (holder, tids) in groups.iter().take(PLACES) {
             self.line(label, &holder_words(holder, tids))?;
             label = "";
-            for frame in whereabouts(holder, blame) {
+            for frame in whereabouts(holder, blame, stack_of(finding, blame.event)) {
                 self.line("", &frame_words(frame))?;
             }
         }
@@ -571,7 +571,7 @@ fn holder_words(holder: &HolderRow, tids: &BTreeSet<u32>) -> String {
     };
     let mut words = match holder.place {
         Whereabouts::Here => format!("{who} {is} in this function"),
-        Whereabouts::Left => format!("{who} {has} left this code"),
+        Whereabouts::Left => format!("{who} {has} left this function"),
         Whereabouts::Running => format!("{who} {runs}, so it is not known where"),
         Whereabouts::Ended => format!("{who} {has} ended"),
     };
@@ -581,21 +581,30 @@ fn holder_words(holder: &HolderRow, tids: &BTreeSet<u32>) -> String {
     words
 }
 
-/// The frames that tell where a thread is: what the application called of others, and its own, down to
-/// the blamed function if the thread is in it, else the innermost.
-fn whereabouts<'a>(holder: &'a HolderRow, blame: &BlameRow) -> Vec<&'a FrameRow> {
+/// The frames that tell where a thread is: what the application called of others, and its own, out to
+/// the blamed function if the thread is in it, else to the first that was on the stack `took` as well:
+/// a caller may have the connection still. Of code that has nothing in common with it, the innermost.
+fn whereabouts<'a>(
+    holder: &'a HolderRow,
+    blame: &BlameRow,
+    took: Option<&StackRow>,
+) -> Vec<&'a FrameRow> {
     let frames = holder.stack.as_ref().map_or(&[][..], |stack| &stack.frames);
     let is_own = |frame: &FrameRow| frame.kind == FrameKind::App && frame.function.is_some();
     let Some(first) = frames.iter().position(is_own) else { return Vec::new() };
     let called = frames[..first].last().filter(|frame| frame.function.is_some());
     let mut own: Vec<_> = frames[first..].iter().filter(|frame| is_own(frame)).collect();
-    let is_blamed = |frame: &&FrameRow| {
+    let is_blamed = |frame: &FrameRow| {
         frame.function.as_deref() == Some(&blame.function) && frame.file == blame.file
     };
-    match own.iter().position(is_blamed).filter(|_| holder.place == Whereabouts::Here) {
-        Some(blamed) => own.truncate(blamed + 1),
-        None => own.truncate(1),
-    }
+    let was_there = |frame: &FrameRow| {
+        let same =
+            |other: &FrameRow| (&other.function, &other.file) == (&frame.function, &frame.file);
+        took.is_some_and(|took| took.frames.iter().any(same))
+    };
+    let is_here = holder.place == Whereabouts::Here;
+    let is_last = |frame: &&FrameRow| if is_here { is_blamed(frame) } else { was_there(frame) };
+    own.truncate(own.iter().position(is_last).unwrap_or(0) + 1);
     // The two ends matter.
     if own.len() > CALLERS {
         own.drain(CALLERS - 1..own.len() - 1);

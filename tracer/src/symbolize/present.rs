@@ -91,7 +91,10 @@ impl Symbolizer {
                 }
             }
             if blocked(&task).is_ok_and(|after| after.as_ref() == Some(&before)) {
-                let stack = self.resolve(&raw).stack;
+                let mut stack = self.resolve(&raw).stack;
+                if raw.runtime.is_empty() && !matches!(raw.runtime_end, END_NONE | END_WHOLE) {
+                    stack.truncated = Some("the interpreter's frames were not found".to_owned());
+                }
                 return Some(Present::Waiting(Waiting { call: before.call, stack }));
             }
         }
@@ -226,6 +229,8 @@ fn first(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     const STATUS: &str = "Name:\tpython3\nNSpid:\t4711\t12\nvoluntary_ctxt_switches:\t57\n\
@@ -257,17 +262,17 @@ mod tests {
     #[test]
     fn a_chain_of_frames_without_end_is_given_up_and_an_unreadable_one_ends() {
         let memory = ProcessMemory::of(std::process::id()).unwrap();
-        let mut frame = vec![0_u64; FRAME_BYTES / 8];
+        let frame = [const { Cell::new(0_u64) }; FRAME_BYTES / 8];
         let address = frame.as_ptr() as u64;
         let first = Box::new(address);
         let runtime = std::ptr::from_ref::<u64>(&first) as u64;
         let layout = Layout { runtime, threads: NO_THREADS, back: 8, ..Layout::default() };
         let walked = frames(&memory, &layout, None, 1);
         assert_eq!((walked.0.len(), walked.1), (1, END_WHOLE));
-        frame[1] = address;
+        frame[1].set(address);
         let walked = frames(&memory, &layout, None, 1);
         assert_eq!((walked.0.len(), walked.1), (MAX_FRAMES, END_TOO_DEEP));
-        frame[1] = 8;
+        frame[1].set(8);
         let walked = frames(&memory, &layout, None, 1);
         assert_eq!((walked.0.len(), walked.1), (1, END_UNREADABLE));
     }

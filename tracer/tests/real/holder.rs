@@ -147,6 +147,9 @@ fn a_php_program_that_has_gone_on_has_left() {
     for thread in holders(finding) {
         let said = (&thread["place"], &thread["tid"], &thread["call"]);
         assert_eq!(said, (&"left".into(), &seen.pid.into(), &"read".into()), "{whole:#}");
+        let own = own(thread);
+        let [(function, file, _)] = own[..] else { panic!("{whole:#}") };
+        assert!(function == "{main}" && file.ends_with("php/main.php"), "{whole:#}");
     }
 }
 

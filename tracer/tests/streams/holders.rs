@@ -54,10 +54,19 @@ pub fn transactions(threads: &[ThreadNow]) -> Vec<Event> {
     scene.sorted()
 }
 
-/// Two are stuck at one place, one has gone on, and one has ended.
+/// One is stuck in that function, one has gone on, in one a caller is stuck that may have the
+/// connection still, and one has ended.
 pub fn held_by_threads() -> Vec<Event> {
+    let rate = outside(&[("rate", 58), ("charge", 44), ("handle", 12), ("serve", 9)]);
+    let mail = outside(&[("mail", 63), ("handle", 13), ("serve", 9)]);
+    transactions(&[rate, waiting(), mail, ThreadNow::Ended])
+}
+
+/// Two are stuck at one place, and another is below so many functions that not all are shown.
+pub fn held_by_deep_threads() -> Vec<Event> {
     let rate = outside(&[("rate", 58), ("charge", 44), ("handle", 12)]);
-    transactions(&[rate.clone(), waiting(), rate, ThreadNow::Ended])
+    let deep = outside(&[("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5), ("charge", 44)]);
+    transactions(&[rate.clone(), deep, rate, ThreadNow::Running])
 }
 
 fn track(events: &[Event]) -> Tracker {
