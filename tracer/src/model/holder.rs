@@ -44,8 +44,8 @@ impl Look {
     }
 }
 
-/// Directories of Python's and PHP's event loops, and of libraries that switch stacks.
-const LOOP_FILES: [&str; 8] = [
+/// In the files of event loops, and of libraries that switch stacks.
+const LOOP_FILES: [&str; 11] = [
     "/asyncio/",
     "/trio/",
     "/curio/",
@@ -54,8 +54,11 @@ const LOOP_FILES: [&str; 8] = [
     "/eventlet/",
     "/amphp/",
     "/revolt/",
+    "/tokio-",
+    "/async-executor-",
+    "/async-std-",
 ];
-/// The same in the names of Java's classes and of native functions.
+/// The same in the names of functions, with those of their classes or modules.
 const LOOP_FUNCTIONS: [&str; 13] = [
     "java.lang.VirtualThread",
     "jdk.internal.vm.Continuation",
@@ -63,8 +66,8 @@ const LOOP_FUNCTIONS: [&str; 13] = [
     "io.vertx.",
     "reactor.core.",
     "kotlinx.coroutines.",
-    "tokio::runtime::scheduler",
-    "tokio::runtime::task",
+    "tokio::runtime::",
+    "::block_on",
     "async_executor::",
     "async_std::",
     "futures_executor::",
@@ -120,7 +123,7 @@ struct Asked<'a> {
 /// The stack that took a connection, if it is of a thread that was with it alone.
 fn taken_by<'a>(conn: &'a Connection, asked: Asked<'_>) -> Option<&'a Stack> {
     let took = conn.stack(asked.of)?;
-    let is_loop = is_of_a_loop(asked.runtime, took, Some(asked.blamed));
+    let is_loop = is_of_a_loop(took, Some(asked.blamed));
     (has(took, asked.blamed) && !is_loop).then_some(took)
 }
 
@@ -148,7 +151,7 @@ fn whereabouts(asked: Asked<'_>, took: &Stack, now: &ThreadNow) -> Option<Wherea
         ThreadNow::Waiting { stack, .. } => {
             let is_here = has(stack, blamed);
             let is_whole = is_whole(runtime, stack);
-            if is_of_a_loop(runtime, stack, is_here.then_some(blamed)) {
+            if is_of_a_loop(stack, is_here.then_some(blamed)) {
                 None
             } else if is_here {
                 (is_whole || took_is_whole).then_some(Whereabouts::Here)
@@ -183,17 +186,13 @@ fn has(stack: &Stack, blamed: &Frame) -> bool {
 
 /// An event loop or the like is on the stack, outside of a frame where one is given: a driver may
 /// have a loop of its own for each call.
-fn is_of_a_loop(runtime: Runtime, stack: &Stack, within: Option<&Frame>) -> bool {
+fn is_of_a_loop(stack: &Stack, within: Option<&Frame>) -> bool {
     let from = within
         .and_then(|blamed| stack.frames.iter().position(|frame| same_function(frame, blamed)))
         .unwrap_or(0);
+    let is_in = |text: &str, parts: &[&str]| parts.iter().any(|part| text.contains(part));
     stack.frames.iter().skip(from).filter_map(|frame| frame.symbol.as_ref()).any(|symbol| {
-        match runtime {
-            Runtime::Python | Runtime::Php => symbol
-                .file
-                .as_ref()
-                .is_some_and(|file| LOOP_FILES.iter().any(|part| file.contains(part))),
-            _ => LOOP_FUNCTIONS.iter().any(|part| symbol.function.contains(part)),
-        }
+        is_in(&symbol.function, &LOOP_FUNCTIONS)
+            || symbol.file.as_ref().is_some_and(|file| is_in(file, &LOOP_FILES))
     })
 }

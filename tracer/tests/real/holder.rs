@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::common::client::{Client, Kind, leak_line_in};
+use crate::common::client::{Client, Kind, Profile, leak_line_in};
 use crate::common::report::Finding;
 use crate::common::tracer::Tracer;
 use crate::{NOTHING_FOUND, Seen, common, watch};
@@ -135,6 +135,16 @@ fn a_c_program_that_has_gone_on_has_left() {
         let innermost = own(thread).first().map(|(function, ..)| *function);
         assert_eq!(innermost, Some("main"), "{whole:#}");
     }
+}
+
+/// Its pool is used by tasks, which wait on no thread.
+#[test]
+fn of_a_task_of_rust_nothing_is_said() {
+    let seen = watch(Kind::Rust("deadpool", Profile::Release), &["leak forgotten 3"]);
+    let finding = seen.report.only_accusation();
+    let whole = &seen.report.0;
+    assert_eq!((finding.verdict(), &finding.0["blame"]["event"]), ("leak", &"acquire".into()));
+    assert!(holders(finding).is_empty(), "{whole:#}");
 }
 
 #[test]

@@ -119,6 +119,30 @@ fn of_an_event_loop_nothing_is_told() {
 }
 
 #[test]
+fn of_tasks_and_of_virtual_threads_nothing_is_told() {
+    let loops = [
+        (Runtime::Native, "tokio::runtime::context::runtime::enter_runtime", "/build/runtime.rs"),
+        (Runtime::Native, "run", "/cargo/registry/tokio-1.54.1/src/runtime/task/mod.rs"),
+        (Runtime::Java, "java.lang.VirtualThread.run", "VirtualThread.java"),
+    ];
+    for (runtime, function, file) in loops {
+        for now in [outside(&STUCK), waiting(), ThreadNow::Ended] {
+            let events = |took: &Stack| {
+                changed(took_by(took, std::slice::from_ref(&now)), |event| {
+                    if let Event::Process { process, .. } = event {
+                        process.runtime = Some(runtime);
+                    }
+                })
+            };
+            let mut looped = took();
+            assert_eq!(told(&events(&looped)).len(), 1);
+            looped.frames.insert(3, frame(function, file, 9, FrameKind::Library));
+            assert_eq!(told(&events(&looped)), [], "{function}");
+        }
+    }
+}
+
+#[test]
 fn that_nobody_is_there_is_not_told_of_a_greenlet() {
     let mut greenlet = took();
     greenlet.frames.pop();
