@@ -176,7 +176,7 @@ fn deadpool() -> Vec<Scenario> {
         leaky(
             "forgotten, and nothing was ever given back",
             ONLY_FORGOTTEN,
-            Accusation::leak("suspected", 7, Some("deadpool_client::forgotten::{{closure}}")),
+            leak("deadpool_client::forgotten::{{closure}}"),
         ),
         leaky(
             "kept in a static",
