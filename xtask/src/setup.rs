@@ -216,7 +216,7 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
             }
         }
     }
-    if groups.contains(&Group::Corpus) && clients::build_java()? {
+    if real && clients::build_java()? {
         println!("setup: built the Java client into {}", clients::java_dir().display());
     }
     if groups.contains(&Group::Licences) {

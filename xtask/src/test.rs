@@ -27,6 +27,9 @@ pub struct Options {
     /// Only one part
     #[arg(long)]
     only: Option<Part>,
+    /// Beside the other parts: without what takes minutes to build.
+    #[arg(long, hide = true)]
+    beside: bool,
 }
 
 /// What can be run alone.
@@ -54,19 +57,21 @@ struct Target {
 
 /// Tests of the standard harness that wait more than they work: more of them at a time than
 /// processors.
-const WAITING: &[&str] = &["--test-threads", "4"];
+const WAITING: &[&str] = &["--test-threads", "5"];
 
 /// The same without those on further versions of a language and in further shapes of its code: what
 /// those find is found by others too, and they take long.
 const WITHOUT_VERSIONS: &[&str] = &[
     "--test-threads",
-    "4",
+    "5",
     "--skip",
     "on_an_old_version",
     "--skip",
-    "on_the_newest_version",
+    "on_a_newer_version",
     "--skip",
-    "source_on_another_version",
+    "on_another_version",
+    "--skip",
+    "on_the_newest_version",
     "--skip",
     "java_frames::a_",
     "--skip",
@@ -82,8 +87,9 @@ const VERSIONS: &[&str] = &[
     "--test-threads",
     "2",
     "on_an_old_version",
+    "on_a_newer_version",
+    "on_another_version",
     "on_the_newest_version",
-    "source_on_another_version",
     "java_frames::a_",
     "in_3_9",
     "in_3_13",
@@ -116,6 +122,9 @@ const BESIDE: &str = "without root";
 
 /// The step under other kernels, which runs the target `real` again.
 const KERNELS: &str = "other kernels";
+
+/// The step under the kernels between the oldest and the newest.
+const FURTHER_KERNELS: &str = "further kernels";
 
 /// How a step ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -227,7 +236,7 @@ pub fn run(options: &Options) -> Result<()> {
         Some(Beside::start(Part::Unit)?)
     } else {
         if wants(Part::Unit) {
-            unit(&mut summary);
+            unit(&mut summary, options.beside);
         }
         None
     };
@@ -244,8 +253,12 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if wants(Part::Vm) {
         if env::consts::ARCH == "x86_64" {
-            let run = || vm::run(&vm::Options::default());
+            let whole = options.only.is_none();
+            let run = || vm::run(&if whole { vm::Options::ends() } else { vm::Options::default() });
             summary_of_root(&mut summary, KERNELS, run);
+            if whole {
+                summary.leave_out(FURTHER_KERNELS, "they take long: cargo xtask test --only vm");
+            }
         } else {
             summary.leave_out(KERNELS, "virtual machines are only prepared for x86-64");
         }
@@ -269,7 +282,7 @@ impl Beside {
         let name = part.to_possible_value().context("every part can be asked for")?;
         let mut command = Command::new("nice");
         command.args(["-n", "19"]).arg(env::current_exe().context("our own path")?);
-        command.args(["test", "--only", name.get_name()]);
+        command.args(["test", "--beside", "--only", name.get_name()]);
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().context("cannot start nice")?;
         println!("\n==> {BESIDE}: beside the next ones; what it says comes when they have ended");
@@ -288,7 +301,7 @@ impl Beside {
     }
 }
 
-fn unit(summary: &mut Summary) {
+fn unit(summary: &mut Summary, beside: bool) {
     summary.step("tidy", tidy::rules);
     summary.step("format", || cargo(&["fmt", "--all", "--check"]));
     summary.step("unit tests", || {
@@ -310,13 +323,22 @@ fn unit(summary: &mut Summary) {
         doc.args(["doc", "--workspace", "--no-deps", "--locked"]);
         sh::run(doc.current_dir(workspace::root()).env("RUSTDOCFLAGS", "--deny=warnings"))
     });
-    summary.step("dependencies", || {
-        setup::ensure(Group::Licences)?;
-        tidy::dependencies(&toolchain::cargo_deny().context("no cargo-deny after setup")?)
-    });
+    const DEPENDENCIES: &str = "dependencies";
+    if beside && toolchain::cargo_deny().is_none() {
+        // Licences are among what `tidy` checks.
+        let why = "cargo-deny takes minutes to build: cargo xtask test --only unit";
+        summary.leave_out(DEPENDENCIES, why);
+    } else {
+        summary.step(DEPENDENCIES, dependencies);
+    }
     for target in TARGETS.iter().filter(|target| target.part == Part::Unit) {
         summary.step(target.name, || target.test());
     }
+}
+
+fn dependencies() -> Result<()> {
+    setup::ensure(Group::Licences)?;
+    tidy::dependencies(&toolchain::cargo_deny().context("no cargo-deny after setup")?)
 }
 
 /// Tests of the whole workspace: one set of features, so that nothing is compiled twice.

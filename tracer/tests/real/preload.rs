@@ -75,8 +75,7 @@ fn a_leak_whose_client_is_used_from_the_event_loop_is_found_by_who_took_it() {
 
 #[test]
 fn a_client_that_was_waited_for_is_found_by_who_waited() {
-    let seen =
-        watch_command(&mut with_preload(Kind::NodeAt(16, "marked")), &["leak_alone waiting 5"]);
+    let seen = watch_command(&mut with_preload(MARKED), &["leak_alone waiting 5"]);
     is_proven(&seen, 5, "whenThereIsOne", SOURCE, "waiting");
 }
 

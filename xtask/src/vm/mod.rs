@@ -95,6 +95,12 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 impl Options {
+    /// Only the oldest and the newest.
+    pub fn ends() -> Self {
+        let ends = SERIES.first().into_iter().chain(SERIES.last());
+        Self { kernel: ends.map(|series| series.name.to_owned()).collect(), ..Self::default() }
+    }
+
     fn kernels(&self) -> Result<Vec<Kernel>> {
         let all = self.kernel.is_empty() || self.kernel.iter().any(|name| name == "all");
         let series = if all {
