@@ -39,7 +39,7 @@ enum Part {
     Unit,
     /// Real programs on this kernel; needs root
     Real,
-    /// The same on further versions of Java and Python, only when asked for; needs root
+    /// The same on further versions of Java, Python and Node.js, only when asked for; needs root
     Versions,
     /// The short ones of those under other kernels, in virtual machines; needs root
     Vm,
@@ -59,42 +59,21 @@ struct Target {
 /// processors.
 const WAITING: &[&str] = &["--test-threads", "5"];
 
-/// The same without those on further versions of a language and in further shapes of its code: what
-/// those find is found by others too, and they take long.
-const WITHOUT_VERSIONS: &[&str] = &[
-    "--test-threads",
-    "5",
-    "--skip",
+/// Parts of the names of tests on further versions of a language and in further shapes of its code.
+/// What they find is found by others too, and they take long: they run when asked for.
+const FURTHER_TESTS: [&str; 8] = [
     "on_an_old_version",
-    "--skip",
     "on_a_newer_version",
-    "--skip",
     "on_another_version",
-    "--skip",
     "on_the_newest_version",
-    "--skip",
     "java_frames::a_",
-    "--skip",
     "in_3_9",
-    "--skip",
     "in_3_13",
-    "--skip",
     "in_3_15",
 ];
 
-/// Those alone. Fewer at a time: they work.
-const VERSIONS: &[&str] = &[
-    "--test-threads",
-    "2",
-    "on_an_old_version",
-    "on_a_newer_version",
-    "on_another_version",
-    "on_the_newest_version",
-    "java_frames::a_",
-    "in_3_9",
-    "in_3_13",
-    "in_3_15",
-];
+/// How those alone are run: fewer at a time, for they work.
+const FURTHER_WORK: &[&str] = &["--test-threads", "2"];
 
 /// The step of those.
 const FURTHER: &str = "further versions";
@@ -110,9 +89,12 @@ const TARGETS: [Target; 5] = [
     Target { name: "symbolize", part: Part::Unit, group: Group::Programs, arguments: &[] },
     Target { name: "binaries", part: Part::Unit, group: Group::Binaries, arguments: &[] },
     Target { name: "root", part: Part::Real, group: Group::Root, arguments: WAITING },
-    Target { name: "real", part: Part::Real, group: Group::Real, arguments: WITHOUT_VERSIONS },
+    Target { name: REAL, part: Part::Real, group: Group::Real, arguments: WAITING },
     Target { name: CORPUS, part: Part::Real, group: Group::Real, arguments: &["--fast"] },
 ];
+
+/// The target of the tests on this kernel.
+const REAL: &str = "real";
 
 /// The target that runs leaky and healthy programs and prints a table of what was said of them.
 const CORPUS: &str = "corpus";
@@ -247,8 +229,13 @@ pub fn run(options: &Options) -> Result<()> {
         summary.leave_out(FURTHER, "they take long: cargo xtask test --only versions");
     }
     if options.only == Some(Part::Versions) {
-        let real = target("real")?;
-        let further = Target { group: Group::Versions, arguments: VERSIONS, ..*real };
+        let real = target(REAL)?;
+        let further = Target {
+            part: Part::Versions,
+            group: Group::Versions,
+            arguments: FURTHER_WORK,
+            ..*real
+        };
         summary_of_root(&mut summary, FURTHER, || further.test_as_root());
     }
     if wants(Part::Vm) {
@@ -428,10 +415,21 @@ impl Target {
         setup::ensure(self.group)?;
         let tests = self.built()?;
         let mut command = sh::elevated(&tests).context("needs root")?;
-        command.args(self.arguments);
+        command.args(self.arguments).args(self.chosen());
         let prepared = Prepared::make()?;
         command.envs(prepared.as_ref().map(Prepared::environment));
         sh::run(command.current_dir(workspace::root().join("tracer")))
+    }
+
+    /// Of the tests on this kernel those on further versions are a part of their own.
+    fn chosen(&self) -> Vec<&'static str> {
+        match self.part {
+            Part::Versions => FURTHER_TESTS.to_vec(),
+            Part::Real if self.name == REAL => {
+                FURTHER_TESTS.iter().flat_map(|name| ["--skip", name]).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn built(&self) -> Result<PathBuf> {
@@ -449,7 +447,7 @@ impl Target {
 
 /// Builds the tests that need a kernel and gives the executable.
 pub fn real_tests() -> Result<PathBuf> {
-    target("real")?.built()
+    target(REAL)?.built()
 }
 
 /// Runs the corpus, or of all of it the scenarios of these names.
