@@ -1,6 +1,7 @@
 //! One connection as the model knows it, and the facts that every rule asks of it.
 //!
-//! May import `model::event`, `model::process` and what is kept of a look at a thread. Pure: facts only, no threshold and no verdict.
+//! May import `model::event`, `model::process` and what is kept of a look at a thread. Pure: facts
+//! only, no threshold and no verdict.
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
 //! What happened, as the model hears it: the only input of the model, and what a recording holds.
 //!
-//! May import `serde`, `model::behaviour` and `model::costs` only. Invariants: every event carries its time; absence is `None`, never
-//! zero; strings from traced processes are kept as they came (lossily decoded to UTF-8) and are
-//! escaped by whoever prints them; SQL text arrives with its literals already removed.
+//! May import `serde`, `model::behaviour` and `model::costs` only. Invariants: every event carries its
+//! time; absence is `None`, never zero; strings from traced processes are kept as they came (lossily
+//! decoded to UTF-8) and are escaped by whoever prints them; SQL text arrives with its literals already
+//! removed.
 
 use serde::{Deserialize, Serialize};
 

@@ -6,9 +6,7 @@
 
 use super::{
     connection::Connection,
-    event::{
-        ConnId, Event, Frame, FrameKind, MonoNanos, Runtime, Stack, StackEvent, Symbol, ThreadNow,
-    },
+    event::{ConnId, Event, Frame, FrameKind, MonoNanos, Runtime, Stack, StackEvent, ThreadNow},
     finding::{Finding, Holder, Verdict, Whereabouts},
     stacks,
     tracker::Tracker,
@@ -172,11 +170,8 @@ fn is_whole(runtime: Runtime, stack: &Stack) -> bool {
 }
 
 fn same_function(frame: &Frame, other: &Frame) -> bool {
-    let of = |frame: &Frame| {
-        let symbol: Option<&Symbol> = frame.symbol.as_ref();
-        symbol.map(|symbol| (symbol.function.clone(), symbol.file.clone()))
-    };
-    frame.kind == FrameKind::App && of(frame).is_some_and(|known| of(other) == Some(known))
+    let (Some(one), Some(two)) = (&frame.symbol, &other.symbol) else { return false };
+    frame.kind == FrameKind::App && (&one.function, &one.file) == (&two.function, &two.file)
 }
 
 /// The function of this frame is on the stack.

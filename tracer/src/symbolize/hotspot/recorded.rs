@@ -1,18 +1,12 @@
 //! Stacks of real versions of Java, as `tests/clients/README.md` says how to record them: a client of
 //! HikariCP and pgjdbc, interpreted and compiled.
 
-use crate::symbolize::recorded::{Replay, shown, whatever_is_in_memory};
+use crate::symbolize::recorded::{is_named, whatever_is_in_memory};
 
 const INTERPRETED_17: &str = include_str!("recorded/17-interpreted.json");
 const COMPILED_17: &str = include_str!("recorded/17-compiled.json");
 const INTERPRETED_21: &str = include_str!("recorded/21-interpreted.json");
 const COMPILED_21: &str = include_str!("recorded/21-compiled.json");
-
-fn is_named(text: &str, expected: &[&str]) {
-    let resolved = Replay::of(text).resolved();
-    assert_eq!(shown(&resolved.stack.frames), expected);
-    assert_eq!(resolved.stack.truncated, None);
-}
 
 #[test]
 fn an_interpreted_stack_is_named() {

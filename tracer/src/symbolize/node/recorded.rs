@@ -10,19 +10,13 @@ use tracer_ebpf::node::{BYTECODE_ARRAY, BYTECODE_OFFSET};
 use super::heap::word;
 use super::scripts::{CHUNK_BYTES, MAX_BYTES};
 use crate::symbolize::memory::OF_STACK;
-use crate::symbolize::recorded::{Counted, Replay, shown, whatever_is_in_memory};
+use crate::symbolize::recorded::{Counted, Replay, is_named, shown, whatever_is_in_memory};
 use crate::symbolize::runtime::Runtime as Running;
 
 const INTERPRETED_20: &str = include_str!("recorded/20-interpreted.json");
 const OPTIMISED_20: &str = include_str!("recorded/20-optimised.json");
 const INTERPRETED_24: &str = include_str!("recorded/24-interpreted.json");
 const OPTIMISED_24: &str = include_str!("recorded/24-optimised.json");
-
-fn is_named(text: &str, expected: &[&str]) {
-    let resolved = Replay::of(text).resolved();
-    assert_eq!(shown(&resolved.stack.frames), expected);
-    assert_eq!(resolved.stack.truncated, None);
-}
 
 #[test]
 fn an_interpreted_stack_is_named() {

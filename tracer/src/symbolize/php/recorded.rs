@@ -1,15 +1,9 @@
 //! Stacks of a real PHP, as `tests/clients/README.md` says how to record them.
 
-use crate::symbolize::recorded::{Replay, shown, whatever_is_in_memory};
+use crate::symbolize::recorded::{is_named, whatever_is_in_memory};
 
 const METHOD: &str = include_str!("recorded/8.2-method.json");
 const CLOSURE: &str = include_str!("recorded/8.2-closure.json");
-
-fn is_named(text: &str, expected: &[&str]) {
-    let resolved = Replay::of(text).resolved();
-    assert_eq!(shown(&resolved.stack.frames), expected);
-    assert_eq!(resolved.stack.truncated, None);
-}
 
 #[test]
 fn a_method_is_named_with_its_callers() {

@@ -1,11 +1,11 @@
 //! Stacks of real processes with all that was read for them, to be understood again without the
 //! process, its programs or a kernel.
 //!
-//! May import this module's files, `gimli` and the file system. A recording is one stack of one process: what the kernel side copied, the
-//! mappings that it leads through, the unwind information and the names of its native addresses, what
-//! the runtime's module knew of the runtime's build, and the pieces of memory that were read. Nothing
-//! of this is in the program that users have: it is made by builds with the feature `recording`, and
-//! read by tests.
+//! May import this module's files, `gimli` and the file system. A recording is one stack of one
+//! process: what the kernel side copied, the mappings that it leads through, the unwind information and
+//! the names of its native addresses, what the runtime's module knew of the runtime's build, and the
+//! pieces of memory that were read. Nothing of this is in the program that users have: it is made by
+//! builds with the feature `recording`, and read by tests.
 
 #[cfg(test)]
 mod fuzz;
@@ -30,7 +30,7 @@ pub(super) use fuzz::whatever_is_in_memory;
 #[cfg(test)]
 pub(super) use hostile::changes;
 #[cfg(test)]
-pub(super) use replay::{Counted, Pieces, Replay, shown};
+pub(super) use replay::{Counted, Pieces, Replay, is_named, shown};
 #[cfg(feature = "recording")]
 pub(super) use write::{begin_with, is_asked_for, note_memory, note_native, write};
 

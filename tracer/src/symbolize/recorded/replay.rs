@@ -150,6 +150,14 @@ impl Replay {
     }
 }
 
+/// The recorded stack has these frames, and its outer end.
+#[track_caller]
+pub(in crate::symbolize) fn is_named(text: &str, expected: &[&str]) {
+    let resolved = Replay::of(text).resolved();
+    assert_eq!(shown(&resolved.stack.frames), expected);
+    assert_eq!(resolved.stack.truncated, None);
+}
+
 /// Its frames, one a line: function, file and line, as far as they are known. Of the native ones, which
 /// other tests are about, how many there are.
 pub(in crate::symbolize) fn shown(frames: &[Frame]) -> Vec<String> {
