@@ -10,7 +10,10 @@ use crate::runtime;
 
 /// Bytes of stack in a slot of each class. A process starts in class 0 and is moved up by user
 /// space, to [`LARGEST_CLASS`] at the most, when its unwinds end before the application's frames.
-pub const STACK_BYTES: [u32; 4] = [4 << 10, 16 << 10, 48 << 10, 4 << 10];
+///
+/// Of the runtimes only Node.js's stacks are longer than [`CHUNK_BYTES`]: their frames are found on
+/// the stack, and one long read is cheaper than one for each.
+pub const STACK_BYTES: [u32; 4] = [4 << 10, 16 << 10, 48 << 10, 8 << 10];
 
 /// The class with the most bytes.
 pub const LARGEST_CLASS: u32 = 2;
@@ -26,7 +29,7 @@ pub const CLASS_BYTES: [u32; 4] = [
     STACK_BYTES[3] + (runtime::MAX_FRAMES * runtime::FRAME_BYTES) as u32,
 ];
 
-/// Slots of each class (16, 8, 3 and 11 MiB). When none is free the event keeps no stack and
+/// Slots of each class (16, 8, 3 and 15 MiB). When none is free the event keeps no stack and
 /// [`NoStackSlot`](crate::drops::DropReason::NoStackSlot) is counted.
 pub const CLASS_SLOTS: [u32; 4] = [4096, 512, 64, 1024];
 
@@ -55,6 +58,8 @@ const _: () = assert!(KINDS.is_power_of_two());
 pub const FLAG_BOUNDARY: u32 = 1;
 /// The same: no stack was copied, the bytes are the text of a [mark](crate::mark).
 pub const FLAG_MARK: u32 = 2;
+/// All that was to be copied of the stack is there: it may go on.
+pub const FLAG_FULL: u32 = 4;
 
 /// Beginning of a stack slot; [`STACK_BYTES`] bytes of stack follow at [`HEADER_BYTES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +67,7 @@ pub const FLAG_MARK: u32 = 2;
 pub struct StackHeader {
     /// Odd while the slot is written.
     pub seq: u32,
-    /// [`FLAG_BOUNDARY`], [`FLAG_MARK`]
+    /// [`FLAG_BOUNDARY`], [`FLAG_MARK`], [`FLAG_FULL`]
     pub flags: u32,
     /// Connection id (see [`conn`](crate::conn)).
     pub conn: u64,

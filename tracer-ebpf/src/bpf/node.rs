@@ -11,56 +11,103 @@ use tracer_ebpf::{
         MAX_DISTANCE, MAX_STEPS, PC, RETURN, SEARCHED_WORDS, STACK_BYTES, TAG, TAG_MASK,
     },
     runtime::{END_TOO_DEEP, END_UNREADABLE, END_WHOLE, FRAME_BYTES, MAX_FRAMES},
-    stack::StackHeader,
+    stack::{self, StackHeader},
 };
 
 use super::{memory::user, stacks::Site};
 
-/// Copies the frames of the thread at `site` to `frames`; returns how their chain ended.
+/// Bytes of the stack that are copied before: what a slot has room for.
+const COPIED: usize = stack::STACK_BYTES[stack::RUNTIME_CLASS as usize] as usize;
+
+/// Copies the frames of the thread at `site` to `frames`; returns how their chain ended. Of the
+/// stack, what the header says is at `stack` already, and not read again: a read of user memory
+/// costs more than all else that is done for a frame.
 ///
 /// # Safety
 ///
-/// `header` and `frames` are parts of one live stack slot, with room for [`MAX_FRAMES`].
+/// `header`, `stack` and `frames` are parts of one live stack slot: [`COPIED`] bytes, behind which
+/// there is room for [`MAX_FRAMES`].
 #[inline(always)]
-pub unsafe fn copy(header: *mut StackHeader, frames: *mut u8, site: &Site) -> u32 {
-    const { assert!(MAX_FRAMES.is_power_of_two()) };
+pub unsafe fn copy(
+    header: *mut StackHeader,
+    stack: *const u8,
+    frames: *mut u8,
+    site: &Site,
+) -> u32 {
+    const { assert!(MAX_FRAMES.is_power_of_two() && COPIED.is_power_of_two()) };
+    const { assert!(STACK_BYTES <= FRAME_BYTES * MAX_FRAMES) };
     let mut pc = site.ip;
     let mut fp = if is_caller(site.sp, site.bp) { site.bp } else { search(site.sp) };
     if fp == 0 {
         return END_UNREADABLE;
     }
     for _ in 0..MAX_STEPS {
-        // SAFETY: by the contract, with the index masked; the helper fails rather than faults on
+        let from = fp.wrapping_sub(BELOW as u64);
+        let at = from.wrapping_sub(site.sp);
+        let caller;
+        // SAFETY: by the contract, with indices masked; the helper fails rather than faults on
         // bad addresses.
         unsafe {
             let count = (&raw const (*header).runtime_frames).read_volatile();
             if count >= MAX_FRAMES as u32 {
                 return END_TOO_DEEP;
             }
-            let frame = frames.add((count as usize & (MAX_FRAMES - 1)) * FRAME_BYTES);
-            let words = frame.cast::<u64>();
-            let from = fp.wrapping_sub(BELOW as u64);
-            if bpf_probe_read_user(frame.cast(), STACK_BYTES as u32, from as *const _) != 0 {
-                return END_UNREADABLE;
-            }
-            let (context, function) = (words.add(CONTEXT).read(), words.add(FUNCTION).read());
-            if context & TAG_MASK == TAG && function & TAG_MASK == TAG {
-                let from = function - TAG + FUNCTION_AT;
-                let into = words.add(FUNCTION_WORDS);
-                if bpf_probe_read_user(into.cast(), FUNCTION_BYTES as u32, from as *const _) == 0 {
-                    words.add(PC).write(pc);
-                    (&raw mut (*header).runtime_frames).write_volatile(count + 1);
+            let words = frames.add((count as usize & (MAX_FRAMES - 1)) * FRAME_BYTES).cast::<u64>();
+            // Read anew each time, because what it is compared with would tell the verifier more of it.
+            let len = u64::from((&raw const (*header).len).read_volatile());
+            if at & 7 == 0 && at < len.saturating_sub(STACK_BYTES as u64 - 1) {
+                let copied = stack.add(at as usize & (COPIED - 8)).cast::<u64>();
+                let function = copied.add(FUNCTION).read();
+                if is_function(copied.add(CONTEXT).read(), function) {
+                    for word in 0..STACK_BYTES / 8 {
+                        words.add(word).write(copied.add(word).read());
+                    }
+                    keep(header, words, count, function, pc);
                 }
+                pc = copied.add(RETURN).read();
+                caller = copied.add(CALLER).read();
+            } else {
+                if bpf_probe_read_user(words.cast(), STACK_BYTES as u32, from as *const _) != 0 {
+                    return END_UNREADABLE;
+                }
+                let function = words.add(FUNCTION).read();
+                if is_function(words.add(CONTEXT).read(), function) {
+                    keep(header, words, count, function, pc);
+                }
+                pc = words.add(RETURN).read();
+                caller = words.add(CALLER).read();
             }
-            pc = words.add(RETURN).read();
-            let caller = words.add(CALLER).read();
-            if !is_caller(fp, caller) {
-                return END_WHOLE;
-            }
-            fp = caller;
         }
+        if !is_caller(fp, caller) {
+            return END_WHOLE;
+        }
+        fp = caller;
     }
     END_TOO_DEEP
+}
+
+/// The frame is one of JavaScript's.
+#[inline(always)]
+fn is_function(context: u64, function: u64) -> bool {
+    context & TAG_MASK == TAG && function & TAG_MASK == TAG
+}
+
+/// Keeps the frame at `words`, if its function can be read.
+///
+/// # Safety
+///
+/// `words` is the frame of number `count` in the slot of `header`.
+#[inline(always)]
+unsafe fn keep(header: *mut StackHeader, words: *mut u64, count: u32, function: u64, pc: u64) {
+    let from = function - TAG + FUNCTION_AT;
+    // SAFETY: by this function's contract; the helper fails rather than faults on bad addresses.
+    unsafe {
+        let into = words.add(FUNCTION_WORDS);
+        if bpf_probe_read_user(into.cast(), FUNCTION_BYTES as u32, from as *const _) == 0 {
+            words.add(PC).write(pc);
+            (&raw mut (*header).runtime_frames).write_volatile(count + 1);
+        }
+    }
 }
 
 /// Whether `caller` can be the frame pointer of who called what is at `address`.

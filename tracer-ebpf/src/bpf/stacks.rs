@@ -15,8 +15,8 @@ use tracer_ebpf::{
     mark::TEXT_BYTES,
     runtime,
     stack::{
-        CHUNK_BYTES, FLAG_MARK, KIND_ACQUIRE, KINDS, MAX_GAP, RUNTIME_CLASS, STACK_BYTES, SlotRef,
-        StackHeader,
+        CHUNK_BYTES, FLAG_FULL, FLAG_MARK, KIND_ACQUIRE, KINDS, MAX_GAP, RUNTIME_CLASS,
+        STACK_BYTES, SlotRef, StackHeader,
     },
 };
 
@@ -109,13 +109,7 @@ pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
             if let Some(slot) = STACKS_3.get_ptr_mut(slot.index) {
                 // SAFETY: as above.
                 unsafe {
-                    let bytes = (&raw mut (*slot).bytes).cast::<u8>();
-                    runtime_frames(
-                        &raw mut (*slot).header,
-                        bytes.add(STACK_BYTES[3] as usize),
-                        site,
-                    );
-                    fill::<1>(&raw mut (*slot).header, bytes, site);
+                    fill_runtime(&raw mut (*slot).header, (&raw mut (*slot).bytes).cast(), site);
                 }
             }
         }
@@ -165,35 +159,10 @@ pub fn keep_mark(conn: *mut Conn, site: &Site, text: u64) {
     }
 }
 
-/// Copies the frames of the process's runtime to `frames`.
-///
-/// # Safety
-///
-/// `header` and `frames` are parts of one live stack slot of the runtimes' class.
-#[inline(always)]
-unsafe fn runtime_frames(header: *mut StackHeader, frames: *mut u8, site: &Site) {
-    // SAFETY: by this function's contract. Odd until `fill` is done with the slot.
-    unsafe {
-        (*header).seq = (*header).seq.wrapping_add(1) | 1;
-        (*header).runtime_frames = 0;
-    }
-    let tgid = (site.pid_tgid >> 32) as u32;
-    // SAFETY: no other reference to this value is held.
-    let kind = unsafe { PROCS.get(tgid) }.map_or(runtime::NONE, |process| process.runtime);
-    // SAFETY: by this function's contract.
-    unsafe {
-        (*header).runtime_end = match kind {
-            runtime::PYTHON => python::copy(header, frames, site),
-            runtime::NODE => node::copy(header, frames, site),
-            _ => runtime::END_NONE,
-        };
-    }
-}
-
 const _: () = assert!(STACK_BYTES[0] == CHUNK_BYTES);
 const _: () = assert!(STACK_BYTES[1] == 4 * CHUNK_BYTES);
 const _: () = assert!(STACK_BYTES[2] == 12 * CHUNK_BYTES);
-const _: () = assert!(STACK_BYTES[RUNTIME_CLASS as usize] == CHUNK_BYTES);
+const _: () = assert!(STACK_BYTES[RUNTIME_CLASS as usize] == 2 * CHUNK_BYTES);
 
 /// A free slot of the class, or of the next smaller one that has one.
 #[inline(always)]
@@ -238,7 +207,52 @@ fn give_back(slot: SlotRef) {
 /// `header` and `bytes` are the parts of one live stack slot with room for `CHUNKS` chunks.
 #[inline(always)]
 unsafe fn fill<const CHUNKS: u32>(header: *mut StackHeader, bytes: *mut u8, site: &Site) {
-    // SAFETY: by this function's contract; the helper fails rather than faults on bad addresses.
+    // SAFETY: by this function's contract.
+    unsafe {
+        begin(header, site);
+        chunks::<CHUNKS, true>(header, bytes, site);
+        end(header);
+    }
+}
+
+/// Copies the stack, and the frames of the process's runtime behind it.
+///
+/// # Safety
+///
+/// `header` and `bytes` are the parts of one live stack slot of the runtimes' class.
+#[inline(always)]
+unsafe fn fill_runtime(header: *mut StackHeader, bytes: *mut u8, site: &Site) {
+    let tgid = (site.pid_tgid >> 32) as u32;
+    // SAFETY: no other reference to this value is held.
+    let kind = unsafe { PROCS.get(tgid) }.map_or(runtime::NONE, |process| process.runtime);
+    // SAFETY: by this function's contract.
+    unsafe {
+        begin(header, site);
+        (*header).runtime_frames = 0;
+        let frames = bytes.add(STACK_BYTES[RUNTIME_CLASS as usize] as usize);
+        (*header).runtime_end = if kind == runtime::NODE {
+            chunks::<2, false>(header, bytes, site);
+            node::copy(header, bytes, frames, site)
+        } else {
+            chunks::<1, false>(header, bytes, site);
+            if kind == runtime::PYTHON {
+                python::copy(header, frames, site)
+            } else {
+                runtime::END_NONE
+            }
+        };
+        end(header);
+    }
+}
+
+/// Begins to write a slot.
+///
+/// # Safety
+///
+/// `header` is that of a live stack slot.
+#[inline(always)]
+unsafe fn begin(header: *mut StackHeader, site: &Site) {
+    // SAFETY: by this function's contract.
     unsafe {
         (*header).seq = (*header).seq.wrapping_add(1) | 1;
         (*header).flags = site.flags;
@@ -250,12 +264,46 @@ unsafe fn fill<const CHUNKS: u32>(header: *mut StackHeader, bytes: *mut u8, site
         (*header).sp = site.sp;
         (*header).bp = site.bp;
         (*header).g = site.g;
+    }
+}
+
+/// Ends what [`begin`] began, with what belongs to every stack.
+///
+/// # Safety
+///
+/// `header` is that of a live stack slot.
+#[inline(always)]
+unsafe fn end(header: *mut StackHeader) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        (*header).fixup_count = match CONFIG.get(0) {
+            Some(config) => fixups(header, &config.off),
+            None => 0,
+        };
+        (*header).seq = (*header).seq.wrapping_add(1);
+    }
+}
+
+/// Copies the stack. With `GAP`, what Java before 13 has on it that
+/// nobody needs is left out.
+///
+/// # Safety
+///
+/// `header` and `bytes` are the parts of one live stack slot with room for `CHUNKS` chunks.
+#[inline(always)]
+unsafe fn chunks<const CHUNKS: u32, const GAP: bool>(
+    header: *mut StackHeader,
+    bytes: *mut u8,
+    site: &Site,
+) {
+    // SAFETY: by this function's contract; the helper fails rather than faults on bad addresses.
+    unsafe {
         let mut gap = 0;
         let mut len = 0u32;
         let mut chunk = 0u32;
         while chunk < CHUNKS {
             let mut from = site.sp + u64::from(chunk * CHUNK_BYTES);
-            if chunk > 0 {
+            if GAP && chunk > 0 {
                 from += gap;
             }
             let into = bytes.add((chunk * CHUNK_BYTES) as usize);
@@ -269,21 +317,19 @@ unsafe fn fill<const CHUNKS: u32>(header: *mut StackHeader, bytes: *mut u8, site
                 break;
             }
             len += CHUNK_BYTES;
-            if CHUNKS > 1 && chunk == 0 {
+            if GAP && CHUNKS > 1 && chunk == 0 {
                 gap = self::gap(bytes, site, u64::from(CHUNKS * CHUNK_BYTES));
             }
             chunk += 1;
+        }
+        if chunk == CHUNKS {
+            (*header).flags |= FLAG_FULL;
         }
         (*header).gap = gap;
         if len == 0 {
             count(DropReason::StackReadFailed);
         }
         (*header).len = len;
-        (*header).fixup_count = match CONFIG.get(0) {
-            Some(config) => fixups(header, &config.off),
-            None => 0,
-        };
-        (*header).seq = (*header).seq.wrapping_add(1);
     }
 }
 

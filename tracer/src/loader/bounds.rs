@@ -34,15 +34,17 @@ impl FromStr for Bound {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, number) = text.split_once('=').ok_or("NAME=NUMBER")?;
         let number: u32 = number.parse().map_err(|_error| "the bound is no number".to_owned())?;
-        let within = |most: u32| {
-            let fits = (1..=most).contains(&number);
-            if fits { Ok(number) } else { Err(format!("{name} is at least 1 and at most {most}")) }
+        let from = |least: u32, most: u32| {
+            let fits = (least..=most).contains(&number);
+            let error = || format!("{name} is at least {least} and at most {most}");
+            fits.then_some(number).ok_or_else(error)
         };
+        let within = |most| from(1, most);
         match name {
             "connections" => within(MAX_CONNECTIONS - 1).map(Self::Connections),
             "descriptors" => within(MAX_DESCRIPTORS).map(Self::Descriptors),
             "checkouts" => within(MAX_CHECKOUTS).map(Self::Checkouts),
-            "stacks" => within(CLASS_SLOTS[0]).map(Self::Stacks),
+            "stacks" => from(0, CLASS_SLOTS[0]).map(Self::Stacks),
             "ring" if number.is_power_of_two() && number >= SMALLEST_RING => {
                 within(RING_BYTES).map(Self::Ring)
             }
@@ -97,10 +99,10 @@ mod tests {
 
     #[test]
     fn a_bound_is_named_and_never_more_than_the_limit() {
-        assert_eq!("stacks=2".parse(), Ok(Bound::Stacks(2)));
+        assert_eq!("stacks=0".parse(), Ok(Bound::Stacks(0)));
         assert_eq!("ring=4096".parse(), Ok(Bound::Ring(4096)));
         let too_many = format!("descriptors={}", MAX_DESCRIPTORS + 1);
-        let wrong = ["", "stacks", "stacks=", "stacks=-1", "stacks=0", "ring=5000", "x=1"];
+        let wrong = ["", "stacks", "stacks=", "stacks=-1", "checkouts=0", "ring=5000", "x=1"];
         for text in wrong.into_iter().chain([too_many.as_str()]) {
             assert!(text.parse::<Bound>().is_err(), "{text}");
         }

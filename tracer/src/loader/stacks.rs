@@ -11,8 +11,8 @@ use aya::{
 use tracer_ebpf::{
     runtime::{FRAME_BYTES, MAX_FRAMES},
     stack::{
-        CLASS_BYTES, CLASS_SLOTS, FLAG_MARK, HEADER_BYTES, RUNTIME_CLASS, STACK_BYTES, SlotRef,
-        StackHeader,
+        CLASS_BYTES, CLASS_SLOTS, FLAG_FULL, FLAG_MARK, HEADER_BYTES, RUNTIME_CLASS, STACK_BYTES,
+        SlotRef, StackHeader,
     },
 };
 
@@ -99,7 +99,8 @@ impl Stacks {
         let runtime = frames.as_chunks().0.iter().copied().take(count.min(MAX_FRAMES)).collect();
         bytes.truncate(HEADER_BYTES + header.len.min(capacity) as usize);
         bytes.drain(..HEADER_BYTES);
-        Some(CopiedStack { header, bytes, runtime, full: header.len >= capacity })
+        let full = header.flags & FLAG_FULL != 0;
+        Some(CopiedStack { header, bytes, runtime, full })
     }
 
     /// The sequence number of a slot.
