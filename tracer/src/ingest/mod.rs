@@ -209,6 +209,7 @@ impl Ingest {
             record::EXEC => {
                 self.exec(pid, at, proc, events);
                 self.waits.forget(pid, &mut self.kernel);
+                self.unsure.remove(&pid);
                 notices.push(Notice::Exec(pid));
             }
             // Our own are those to the servers that are asked for their side.
@@ -222,6 +223,7 @@ impl Ingest {
                 events.push(Event::Exit { at, pid: Pid(pid) });
                 self.drop_all(pid, &fds);
                 self.waits.forget(pid, &mut self.kernel);
+                self.unsure.remove(&pid);
                 notices.push(Notice::Exit(pid));
             }
             _ => self.unknown_records += 1,
