@@ -91,6 +91,9 @@ pub struct Process {
     /// Whose frames are copied with a stack of the runtimes' class, or what is left out of one of
     /// another class: a constant of [`runtime`](crate::runtime).
     pub runtime: u32,
+    /// Offset of a goroutine's number in its record (`g`) in the process's version of Go; zero where
+    /// it is no Go, or the version is not known.
+    pub goid: u32,
 }
 
 /// The process is a target: its connections and probes are recorded.

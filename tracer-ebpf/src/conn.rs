@@ -98,7 +98,8 @@ pub struct Conn {
     pub stacks: [u32; KINDS],
     /// Index into [`CLASS_BYTES`](crate::stack::CLASS_BYTES) for the next stacks.
     pub stack_class: u32,
-    pub _pad_stacks: u32,
+    /// For the next stacks, as [`Process::goid`](crate::config::Process::goid).
+    pub goid: u32,
 
     pub wire: Wire,
 

@@ -36,6 +36,10 @@ pub const CLASS_SLOTS: [u32; 4] = [4096, 512, 64, 1024];
 /// Bytes left out of a stack at the most: what one frame may have for a buffer.
 pub const MAX_GAP: u64 = 256 << 10;
 
+/// Bytes read of a goroutine's record, which begins with the bounds of its stack: its number must be
+/// among them.
+pub const GOROUTINE_BYTES: u32 = 168;
+
 /// Bytes copied by one helper call; the first chunk ends at a page boundary so that a stack that
 /// ends within the range still gives what it has.
 pub const CHUNK_BYTES: u32 = 4 << 10;
@@ -91,7 +95,9 @@ pub struct StackHeader {
     pub runtime_end: u32,
     /// Bytes of stack left out behind the first [`CHUNK_BYTES`].
     pub gap: u64,
-    pub _reserved: [u8; 40],
+    /// Number of the goroutine whose stack it is; zero where that is not known.
+    pub goid: u64,
+    pub _reserved: [u8; 32],
 }
 
 /// Bytes before the stack in a slot.

@@ -217,6 +217,32 @@ pub fn build_go() -> Result<()> {
     go_build(&source, "client-pie", &["-buildmode=pie"])
 }
 
+/// The directory of a Go toolchain among the tools, with its `bin/go`.
+///
+/// # Errors
+/// When it is not there.
+pub fn go_root(name: &str) -> Result<PathBuf> {
+    let lib = workspace::tools().join(name).join("usr/lib");
+    let read = || format!("{}: run `cargo xtask setup`", lib.display());
+    let mut roots = fs::read_dir(&lib).with_context(read)?;
+    Ok(roots.next().with_context(read)??.path())
+}
+
+/// The newest of them.
+pub const NEWEST_GO: &str = "go-newest";
+
+/// The Go client without symbols, by the newest toolchain.
+///
+/// # Errors
+/// When it is not there or Go fails.
+pub fn build_go_newest() -> Result<()> {
+    let root = go_root(NEWEST_GO)?;
+    let mut go = go(root.join("bin/go"));
+    go.env("GOROOT", &root).args(["build", "-ldflags=-s -w", "-o"]);
+    go.arg(go_dir().join("client-newest")).arg(".").current_dir(sources().join("go"));
+    sh::run(&mut go)
+}
+
 /// Builds the C client, with the system's libpq.
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result};
-use xtask::{sh, workspace};
+use xtask::{clients, sh, workspace};
 
 use crate::apt::Apt;
 use crate::setup::Unavailable;
@@ -23,7 +23,7 @@ struct Toolchain {
 const TOOLCHAINS: [Toolchain; 2] = [
     Toolchain { name: "go-1.24", suite: "trixie", prefix: "golang-1.24", libraries: &[] },
     Toolchain {
-        name: "go-newest",
+        name: clients::NEWEST_GO,
         suite: "sid",
         prefix: "golang-1.",
         libraries: &[

@@ -223,10 +223,11 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
         cargo_deny(voice)?;
     }
     // Last, for the mirror that they come from may be out of reach.
-    if groups.contains(&Group::Binaries) {
+    if groups.contains(&Group::Binaries) || real {
         go::ensure()?;
     }
     if real {
+        clients::build_go_newest()?;
         pythons::ensure(further)?;
     }
     Ok(())

@@ -16,7 +16,6 @@ use tracer_ebpf::{
     drops::DropReason,
     limits::OPENS_PER_WAKE,
     record::{CLOSE, CLOSE_RANGE, DUP, OPEN, Record},
-    runtime,
     stack::{KIND_OPEN, KINDS},
     wire::Wire,
 };
@@ -175,11 +174,9 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
     let (fd, address) = unsafe { ((*regs).rdi, (*regs).rsi) };
     let Some(target) = target(config, address) else { return };
     // SAFETY: no other reference to this value is held.
-    let (process_flags, stack_class, runtime) = match unsafe { PROCS.get(tgid) } {
-        Some(process) => (process.flags, process.stack_class, process.runtime),
-        None => (0, 0, runtime::NONE),
-    };
-    if config.only_marked != 0 && process_flags & PROC_WATCHED == 0 {
+    let known = unsafe { PROCS.get(tgid) }.copied();
+    let process = known.unwrap_or_default();
+    if config.only_marked != 0 && process.flags & PROC_WATCHED == 0 {
         return;
     }
     let Some(socket) = socket(config, fd) else {
@@ -246,7 +243,8 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
         (*conn).released_at = 0;
         (*conn).acquire_tid = 0;
         (*conn).stacks = [0; KINDS];
-        (*conn).stack_class = stack_class;
+        (*conn).stack_class = process.stack_class;
+        (*conn).goid = process.goid;
         (*conn).wire = Wire::default();
         (*conn).startup_len = 0;
         (*conn).statement_len = 0;
@@ -259,9 +257,9 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
     // SAFETY: `regs` as above.
     let site = unsafe { Site::of(regs, at, id, pid_tgid, 0) };
     stacks::copy(conn, KIND_OPEN, &site);
-    let known = process_flags & PROC_CONNECTED != 0;
+    let known = process.flags & PROC_CONNECTED != 0;
     if !known {
-        let process = Process { flags: PROC_CONNECTED | process_flags, stack_class, runtime };
+        let process = Process { flags: PROC_CONNECTED | process.flags, ..process };
         if PROCS.insert(tgid, process, 0).is_err() {
             count(DropReason::ProcessMapFull);
         }

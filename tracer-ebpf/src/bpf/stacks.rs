@@ -15,8 +15,8 @@ use tracer_ebpf::{
     mark::TEXT_BYTES,
     runtime,
     stack::{
-        CHUNK_BYTES, FLAG_FULL, FLAG_MARK, KIND_ACQUIRE, KINDS, MAX_GAP, RUNTIME_CLASS,
-        STACK_BYTES, SlotRef, StackHeader,
+        CHUNK_BYTES, FLAG_FULL, FLAG_MARK, GOROUTINE_BYTES, KIND_ACQUIRE, KINDS, MAX_GAP,
+        RUNTIME_CLASS, STACK_BYTES, SlotRef, StackHeader,
     },
 };
 
@@ -65,7 +65,8 @@ impl Site {
 pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
     let kind = kind & (KINDS - 1);
     // SAFETY: `conn` is a live map value, and `kind` below `KINDS`.
-    let (packed, class) = unsafe { ((*conn).stacks[kind], (*conn).stack_class) };
+    let (packed, class, goid) =
+        unsafe { ((*conn).stacks[kind], (*conn).stack_class, (*conn).goid) };
     let mut slot = SlotRef::unpack(packed);
     if slot.is_none_or(|slot| slot.class < class) {
         let Some(fresh) = take(class) else {
@@ -85,7 +86,7 @@ pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
             if let Some(slot) = STACKS_0.get_ptr_mut(slot.index) {
                 // SAFETY: a live map value, whose fields are plain bytes.
                 unsafe {
-                    fill::<1>(&raw mut (*slot).header, (&raw mut (*slot).bytes).cast(), site);
+                    fill::<1>(&raw mut (*slot).header, (&raw mut (*slot).bytes).cast(), site, goid);
                 }
             }
         }
@@ -93,7 +94,7 @@ pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
             if let Some(slot) = STACKS_1.get_ptr_mut(slot.index) {
                 // SAFETY: as above.
                 unsafe {
-                    fill::<4>(&raw mut (*slot).header, (&raw mut (*slot).bytes).cast(), site);
+                    fill::<4>(&raw mut (*slot).header, (&raw mut (*slot).bytes).cast(), site, goid);
                 }
             }
         }
@@ -101,7 +102,12 @@ pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
             if let Some(slot) = STACKS_2.get_ptr_mut(slot.index) {
                 // SAFETY: as above.
                 unsafe {
-                    fill::<12>(&raw mut (*slot).header, (&raw mut (*slot).bytes).cast(), site);
+                    fill::<12>(
+                        &raw mut (*slot).header,
+                        (&raw mut (*slot).bytes).cast(),
+                        site,
+                        goid,
+                    );
                 }
             }
         }
@@ -140,12 +146,8 @@ pub fn keep_mark(conn: *mut Conn, site: &Site, text: u64) {
     // SAFETY: a live map value, whose fields are plain bytes and more than the text can be.
     unsafe {
         let header = &raw mut (*slot).header;
-        (*header).seq = (*header).seq.wrapping_add(1) | 1;
+        begin(header, site);
         (*header).flags = FLAG_MARK;
-        (*header).conn = site.conn;
-        (*header).at = site.at;
-        (*header).tgid = (site.pid_tgid >> 32) as u32;
-        (*header).tid = site.pid_tgid as u32;
         (*header).fixup_count = 0;
         (*header).gap = 0;
         let len =
@@ -206,10 +208,19 @@ fn give_back(slot: SlotRef) {
 ///
 /// `header` and `bytes` are the parts of one live stack slot with room for `CHUNKS` chunks.
 #[inline(always)]
-unsafe fn fill<const CHUNKS: u32>(header: *mut StackHeader, bytes: *mut u8, site: &Site) {
+unsafe fn fill<const CHUNKS: u32>(
+    header: *mut StackHeader,
+    bytes: *mut u8,
+    site: &Site,
+    goid: u32,
+) {
     // SAFETY: by this function's contract.
     unsafe {
         begin(header, site);
+        if goid != 0 {
+            // Before the stack, which takes the place of what it reads.
+            (*header).goid = goroutine(bytes, site, goid);
+        }
         chunks::<CHUNKS, true>(header, bytes, site);
         end(header);
     }
@@ -264,6 +275,7 @@ unsafe fn begin(header: *mut StackHeader, site: &Site) {
         (*header).sp = site.sp;
         (*header).bp = site.bp;
         (*header).g = site.g;
+        (*header).goid = 0;
     }
 }
 
@@ -284,8 +296,7 @@ unsafe fn end(header: *mut StackHeader) {
     }
 }
 
-/// Copies the stack. With `GAP`, what Java before 13 has on it that
-/// nobody needs is left out.
+/// Copies the stack. With `GAP`, what Java before 13 has on it that nobody needs is left out.
 ///
 /// # Safety
 ///
@@ -330,6 +341,31 @@ unsafe fn chunks<const CHUNKS: u32, const GAP: bool>(
             count(DropReason::StackReadFailed);
         }
         (*header).len = len;
+    }
+}
+
+/// The number of the goroutine whose stack this is, by its record's offset `goid`; zero where the
+/// register holds none, or another one than that of this stack. In one read, so `bytes` has it for a
+/// moment.
+///
+/// # Safety
+///
+/// `bytes` is the beginning of a live stack slot.
+#[inline(always)]
+unsafe fn goroutine(bytes: *mut u8, site: &Site, goid: u32) -> u64 {
+    const LAST: u32 = (GOROUTINE_BYTES - 8).next_power_of_two() - 8;
+    // SAFETY: by this function's contract; the helper fails rather than faults on bad addresses. The
+    // mask keeps the number within the slot whatever the offset is.
+    unsafe {
+        if bpf_probe_read_user(bytes.cast(), GOROUTINE_BYTES, site.g as *const _) != 0 {
+            return 0;
+        }
+        let low = bytes.cast::<u64>().read_volatile();
+        let high = bytes.add(8).cast::<u64>().read_volatile();
+        if site.sp < low || site.sp >= high {
+            return 0;
+        }
+        bytes.add((goid & LAST) as usize).cast::<u64>().read_volatile()
     }
 }
 

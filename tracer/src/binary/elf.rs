@@ -14,6 +14,7 @@ use object::{
     endian::LittleEndian,
     read::elf::{ElfFile, FileHeader as _, ProgramHeader as _},
 };
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::u64_at;
@@ -31,7 +32,7 @@ pub enum ElfError {
 }
 
 /// A loadable segment: `file_size` bytes at `offset` are mapped at `vaddr`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
     pub vaddr: u64,
     pub offset: u64,

@@ -1,11 +1,12 @@
-//! Executable files as bytes: ELF symbols, the Go function table, where functions return; which file
-//! it is, and which language runtime its names and symbols tell of.
+//! Executable files as bytes: ELF symbols, the Go function table and version, where functions return; which
+//! file it is, and which language runtime its names and symbols tell of.
 //!
 //! May import the model's `Runtime`, nothing else of ours. Everything here reads files that belong to traced processes, which
 //! may be broken or hostile: every function is total (no panic, no allocation that the file's size
 //! does not bound) and does no I/O; the caller maps the file.
 
 pub mod elf;
+pub mod go;
 pub mod pclntab;
 pub mod rets;
 pub mod runtimes;

@@ -11,6 +11,7 @@ mod locate;
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
@@ -44,7 +45,7 @@ pub enum Error {
 }
 
 /// Version of the table's layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Version {
     /// Go 1.16 and 1.17.
     Go116,
@@ -57,6 +58,7 @@ pub enum Version {
 /// Byte offsets within `_func` and the inline tree's entries.
 struct Fields {
     name: u64,
+    pcsp: u64,
     pcfile: u64,
     pcln: u64,
     npcdata: u64,
@@ -72,6 +74,7 @@ struct Fields {
 
 const FIELDS_116: Fields = Fields {
     name: 8,
+    pcsp: 20,
     pcfile: 24,
     pcln: 28,
     npcdata: 32,
@@ -86,6 +89,7 @@ const FIELDS_116: Fields = Fields {
 };
 const FIELDS_118: Fields = Fields {
     name: 4,
+    pcsp: 16,
     pcfile: 20,
     pcln: 24,
     npcdata: 28,
@@ -150,8 +154,8 @@ pub struct GoTable<D> {
 }
 
 /// Where everything is; offsets are file offsets.
-#[derive(Clone, Debug)]
-struct Layout {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Layout {
     version: Version,
     functions: u64,
     names: u64,
@@ -178,6 +182,18 @@ impl<D: AsRef<[u8]>> GoTable<D> {
         let layout = Layout::find(&elf)?;
         drop(elf);
         Ok(Self { data, layout })
+    }
+
+    /// A table whose place is known, over bytes that nobody has checked.
+    #[cfg(any(test, feature = "recording"))]
+    pub fn at(layout: Layout, data: D) -> Self {
+        Self { data, layout }
+    }
+
+    /// Where the table is, and the file.
+    #[cfg(any(test, feature = "recording"))]
+    pub fn parts(&self) -> (&Layout, &[u8]) {
+        (&self.layout, self.data.as_ref())
     }
 
     /// The layout's version.
@@ -230,6 +246,13 @@ impl<D: AsRef<[u8]>> GoTable<D> {
     /// Go function. For a return address ask for the byte before it.
     pub fn resolve(&self, vaddr: u64) -> Vec<GoFrame> {
         self.view().resolve(vaddr).unwrap_or_default()
+    }
+
+    /// So many bytes above the stack pointer is the return address, at the instruction at `vaddr`.
+    pub fn frame_bytes(&self, vaddr: u64) -> Option<u32> {
+        let view = self.view();
+        let record = view.record(view.index_at(vaddr)?)?;
+        view.value_at(record, view.field(record, view.fields().pcsp)?, vaddr)
     }
 
     /// The functions into which the function `name` is inlined.

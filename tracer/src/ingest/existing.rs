@@ -67,7 +67,7 @@ pub(super) fn existing_conn(socket: &ListedSocket, pid: u32, fd: i32) -> Conn {
         epoch: 0,
         stacks: [0; KINDS],
         stack_class: 0,
-        _pad_stacks: 0,
+        goid: 0,
         wire: Wire { phase: PHASE_UNKNOWN, ..Wire::default() },
         startup_len: 0,
         statement_len: 0,

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 use tracer_ebpf::{
-    config::{PROC_RELEASES, PROC_UNSURE},
+    config::{PROC_RELEASES, PROC_UNSURE, Process},
     conn::{AF_UNIX, Conn, conn_generation, conn_slot},
     limits::OPENS_PER_WAKE,
     record::{self, Record},
@@ -487,12 +487,29 @@ impl Ingest {
         self.set_copied(pid, RUNTIME_CLASS, kind)
     }
 
+    /// From now on the number of the goroutine is read with a process's stacks, at this offset of its
+    /// record; false when there are too many processes.
+    pub fn copy_goid(&mut self, pid: u32, goid: u32) -> bool {
+        let mut process = self.kernel.process(pid).unwrap_or_default();
+        if process.goid == goid {
+            return true;
+        }
+        process.goid = goid;
+        self.set_process(pid, process)
+    }
+
     /// A process has ended, or its image is another one.
     pub fn forget_runtime(&mut self, pid: u32) {
         self.kernel.remove_python(pid);
-        let process = self.kernel.process(pid).unwrap_or_default();
-        if process.stack_class == RUNTIME_CLASS || process.runtime != runtime::NONE {
-            self.set_copied(pid, 0, runtime::NONE);
+        let mut process = self.kernel.process(pid).unwrap_or_default();
+        let has_runtime = process.stack_class == RUNTIME_CLASS || process.runtime != runtime::NONE;
+        if has_runtime || process.goid != 0 {
+            process.goid = 0;
+            if has_runtime {
+                process.stack_class = 0;
+                process.runtime = runtime::NONE;
+            }
+            self.set_process(pid, process);
         }
     }
 
@@ -501,6 +518,11 @@ impl Ingest {
         let mut process = self.kernel.process(pid).unwrap_or_default();
         process.stack_class = class;
         process.runtime = runtime;
+        self.set_process(pid, process)
+    }
+
+    /// Changes what is known of a process and its connections.
+    fn set_process(&mut self, pid: u32, process: Process) -> bool {
         if !self.kernel.set_process(pid, process) {
             return false;
         }
@@ -512,6 +534,7 @@ impl Ingest {
             .collect();
         for slot in slots {
             self.kernel.set_stack_class(slot, process.stack_class);
+            self.kernel.set_goid(slot, process.goid);
         }
         true
     }

@@ -381,6 +381,11 @@ impl Kernel {
         self.conns.write_u32(slot, offset_of!(Conn, stack_class), class);
     }
 
+    /// Sets where the goroutine's number is for the connection's next stacks.
+    pub fn set_goid(&mut self, slot: u32, goid: u32) {
+        self.conns.write_u32(slot, offset_of!(Conn, goid), goid);
+    }
+
     /// Copies a stack out of its slot; `None` when there is none, or it changed while it was read.
     #[must_use]
     pub fn stack(&self, packed: u32) -> Option<CopiedStack> {

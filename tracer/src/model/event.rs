@@ -374,14 +374,14 @@ pub struct Stack {
     pub truncated: Option<String>,
 }
 
-/// What a thread does at one moment.
+/// What a thread or a goroutine does at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum ThreadNow {
     Ended,
     /// It is not blocked, or never for long enough to be looked at.
     Running,
-    /// Blocked in a system call.
+    /// Blocked in a system call, or a goroutine in what Go calls its reason to wait.
     Waiting {
         call: String,
         stack: Stack,
@@ -429,9 +429,18 @@ pub enum Event {
     /// [`WireState::uses`] it belongs to, for [`StackEvent::Begin`] that of [`Begun::number`], for
     /// [`StackEvent::Acquire`] that of [`Checkout::count`]; zero for [`StackEvent::Open`].
     Stack { at: MonoNanos, conn: ConnId, of: StackEvent, uses: u64, stack: Stack },
-    /// What the thread does now that a stack of the connection was taken on; `of` and `uses` are
-    /// those of [`Self::Stack`]. `at` is before it was looked at.
-    Holder { at: MonoNanos, conn: ConnId, of: StackEvent, uses: u64, tid: u32, now: ThreadNow },
+    /// What the thread does now that a stack of the connection was taken on, or in Go the goroutine
+    /// with this number; `of` and `uses` are those of [`Self::Stack`]. `at` is before it was looked at.
+    Holder {
+        at: MonoNanos,
+        conn: ConnId,
+        of: StackEvent,
+        uses: u64,
+        tid: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        goroutine: Option<u64>,
+        now: ThreadNow,
+    },
     /// Who waits for a connection of a pool of a process; sent when that has changed.
     Waits { at: MonoNanos, pid: Pid, waits: PoolWaits },
     /// How many connections a pool may have; `None` for no maximum, or none that is known. `pool` and

@@ -125,13 +125,15 @@ pub enum Whereabouts {
     Ended,
 }
 
-/// The thread that took a connection, as it is now.
+/// The thread or goroutine that took a connection, as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     pub conn: ConnId,
+    /// The thread; where a goroutine took it, the one that ran it then.
     pub tid: u32,
+    pub goroutine: Option<u64>,
     pub place: Whereabouts,
-    /// The system call that it is blocked in, and the stack there.
+    /// The system call that it is blocked in, or what a goroutine waits for, and the stack there.
     pub call: Option<String>,
     pub stack: Option<Stack>,
 }
@@ -167,7 +169,7 @@ pub struct Finding {
     pub from_before: usize,
     /// Waits for connections of their pool; `None` where the entry of its acquires is not seen.
     pub waits: Option<WaitTotals>,
-    /// Threads that took some of the connections, as they are at the end of a capture.
+    /// Threads or goroutines that took some of the connections, as they are at the end of a capture.
     pub holders: Vec<Holder>,
     /// Why we say so: sentences.
     pub evidence: Vec<String>,

@@ -1,4 +1,5 @@
-//! Where the thread is now that took a connection which did not come back, and what that says.
+//! Where the thread is now that took a connection which did not come back, or the goroutine, and what
+//! that says.
 //!
 //! May import the model only. Invariants: verdict and certainty do not depend on it; where a thread
 //! may serve several requests at a time, in an event loop, in greenlets or in virtual threads,
@@ -24,13 +25,14 @@ pub(super) struct Look {
     pub of: StackEvent,
     pub uses: u64,
     pub tid: u32,
+    pub goroutine: Option<u64>,
     pub now: ThreadNow,
 }
 
 impl Look {
     /// `None` of any other event.
     pub fn of(event: &Event) -> Option<Self> {
-        let Event::Holder { at, of, uses, tid, now, .. } = event else { return None };
+        let Event::Holder { at, of, uses, tid, goroutine, now, .. } = event else { return None };
         let now = match now {
             ThreadNow::Waiting { call, stack } => {
                 ThreadNow::Waiting { call: call.clone(), stack: stacks::bounded(stack) }
@@ -38,7 +40,7 @@ impl Look {
             ThreadNow::Running => ThreadNow::Running,
             ThreadNow::Ended => ThreadNow::Ended,
         };
-        Some(Self { at: *at, of: *of, uses: *uses, tid: *tid, now })
+        Some(Self { at: *at, of: *of, uses: *uses, tid: *tid, goroutine: *goroutine, now })
     }
 }
 
@@ -99,12 +101,17 @@ pub(super) fn of_finding(tracker: &Tracker, finding: &Finding) -> Vec<Holder> {
     conns
         .filter_map(|conn| {
             let look = conn.look(asked.of)?;
+            // A thread of Go serves whoever is next.
+            if look.goroutine.is_some() != (asked.runtime == Runtime::Go) {
+                return None;
+            }
             let place = whereabouts(asked, taken_by(conn, asked)?, &look.now)?;
             let (call, stack) = match &look.now {
                 ThreadNow::Waiting { call, stack } => (Some(call.clone()), Some(stack.clone())),
                 ThreadNow::Ended | ThreadNow::Running => (None, None),
             };
-            Some(Holder { conn: conn.id, tid: look.tid, place, call, stack })
+            let Look { tid, goroutine, .. } = *look;
+            Some(Holder { conn: conn.id, tid, goroutine, place, call, stack })
         })
         .collect()
 }
@@ -134,15 +141,18 @@ fn asked<'a>(tracker: &Tracker, finding: &'a Finding) -> Option<Asked<'a>> {
     }
     // What is not recognised as a runtime is a native program.
     let runtime = tracker.process(finding.process)?.runtime().unwrap_or(Runtime::Native);
-    let serves_one =
-        matches!(runtime, Runtime::Python | Runtime::Php | Runtime::Java | Runtime::Native);
+    let serves_one = matches!(
+        runtime,
+        Runtime::Python | Runtime::Php | Runtime::Java | Runtime::Go | Runtime::Native
+    );
     serves_one.then_some(Asked { runtime, of: *of, blamed })
 }
 
 /// Where the thread is whose stack was `took` when it took the connection.
 fn whereabouts(asked: Asked<'_>, took: &Stack, now: &ThreadNow) -> Option<Whereabouts> {
     let Asked { runtime, blamed, .. } = asked;
-    let took_is_whole = is_whole(runtime, took);
+    // Of a goroutine it is known which one it was, however much of its stack was copied.
+    let took_is_whole = runtime == Runtime::Go || is_whole(runtime, took);
     match now {
         ThreadNow::Ended => took_is_whole.then_some(Whereabouts::Ended),
         ThreadNow::Running => took_is_whole.then_some(Whereabouts::Running),

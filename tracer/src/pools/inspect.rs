@@ -13,6 +13,7 @@ use super::catalogue::{Action, At, Catalogue, CatalogueError, Names, Pool, Probe
 use crate::{
     binary::{
         elf::{Elf, ElfError},
+        go,
         pclntab::{GoTable, Version},
         rets, runtimes, rust_names,
     },
@@ -113,6 +114,9 @@ pub struct PoolFound {
 pub struct BinaryPlan {
     /// The runtime that this file itself is; `None` says nothing about the process.
     pub runtime: Option<Runtime>,
+    /// Offset of a goroutine's number in its record; `None` where it is no Go, or the version is not
+    /// known.
+    pub goid: Option<u32>,
     pub pools: Vec<PoolFound>,
 }
 
@@ -127,9 +131,11 @@ pub fn inspect(
     table: &mut ProbeTable,
 ) -> Result<BinaryPlan, ElfError> {
     let elf = Elf::parse(data)?;
-    let go = GoTable::parse(data).ok();
-    let file = File::read(elf, go, catalogue);
-    let mut plan = BinaryPlan { runtime: file.runtime, pools: Vec::new() };
+    let table_of_go = GoTable::parse(data).ok();
+    let layout = table_of_go.as_ref().and_then(|_| go::layout(&elf));
+    let goid = layout.and_then(|layout| u32::try_from(layout.goid).ok());
+    let file = File::read(elf, table_of_go, catalogue);
+    let mut plan = BinaryPlan { runtime: file.runtime, goid, pools: Vec::new() };
     for (index, pool) in catalogue.pools().iter().enumerate() {
         if file.has(pool) {
             plan.pools.push(file.plan(index, pool, table));

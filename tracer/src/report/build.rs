@@ -226,6 +226,7 @@ fn holder_row(holder: &Holder) -> HolderRow {
     HolderRow {
         connection: holder.conn.0,
         tid: holder.tid,
+        goroutine: holder.goroutine,
         place: holder.place,
         call: holder.call.clone(),
         stack: holder

@@ -270,14 +270,16 @@ pub struct StackRow {
     pub frames: Vec<FrameRow>,
 }
 
-/// The thread that took a connection, as it is at the end.
+/// The thread or goroutine that took a connection, as it is at the end.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HolderRow {
     pub connection: u64,
     pub tid: u32,
+    /// Its number in Go; then the thread is the one that ran it when it took the connection.
+    pub goroutine: Option<u64>,
     /// Where it is, seen from the blamed function.
     pub place: crate::model::Whereabouts,
-    /// The system call that it is blocked in.
+    /// The system call that it is blocked in, or what the goroutine waits for.
     pub call: Option<String>,
     pub stack: Option<NowRow>,
 }

@@ -192,11 +192,12 @@ impl Page<'_> {
         self.holders(finding)
     }
 
-    /// Where the threads are that took the connections: in that function, or nobody is any more.
+    /// Where the threads or goroutines are that took the connections: in that function, or nobody is
+    /// any more.
     fn holders(&mut self, finding: &FindingRow) -> io::Result<()> {
         let Some(blame) = &finding.blame else { return Ok(()) };
         // Threads that are at the same place are told once.
-        let mut groups: Vec<(&HolderRow, BTreeSet<u32>)> = Vec::new();
+        let mut groups: Vec<(&HolderRow, BTreeSet<u64>)> = Vec::new();
         for holder in &finding.holders {
             let is_same = |known: &&HolderRow| {
                 let frames = |row: &HolderRow| row.stack.as_ref().map(|stack| stack.frames.clone());
@@ -204,14 +205,14 @@ impl Page<'_> {
                     && frames(known) == frames(holder)
             };
             match groups.iter_mut().find(|(known, _)| is_same(known)) {
-                Some((_, tids)) => drop(tids.insert(holder.tid)),
-                None => groups.push((holder, BTreeSet::from([holder.tid]))),
+                Some((_, numbers)) => drop(numbers.insert(number_of(holder))),
+                None => groups.push((holder, BTreeSet::from([number_of(holder)]))),
             }
         }
         groups.sort_by_key(|(holder, _)| holder.place);
         let mut label = "now";
-        for (holder, tids) in groups.iter().take(PLACES) {
-            self.line(label, &holder_words(holder, tids))?;
+        for (holder, numbers) in groups.iter().take(PLACES) {
+            self.line(label, &holder_words(holder, numbers))?;
             label = "";
             for frame in whereabouts(holder, blame, stack_of(finding, blame.event)) {
                 self.line("", &frame_words(frame))?;
@@ -568,11 +569,17 @@ fn stack_of(finding: &FindingRow, event: StackEvent) -> Option<&StackRow> {
     finding.stacks.iter().find(|stack| stack.event == event)
 }
 
-/// What some threads do that took connections and are at the same place.
-fn holder_words(holder: &HolderRow, tids: &BTreeSet<u32>) -> String {
-    let (who, is, has, runs) = match tids.len() {
-        1 => (format!("thread {}", holder.tid), "is", "has", "runs"),
-        n => (format!("{n} threads"), "are", "have", "run"),
+/// What tells a thread or goroutine from others of its process.
+fn number_of(holder: &HolderRow) -> u64 {
+    holder.goroutine.unwrap_or(holder.tid.into())
+}
+
+/// What some threads or goroutines do that took connections and are at the same place.
+fn holder_words(holder: &HolderRow, numbers: &BTreeSet<u64>) -> String {
+    let kind = if holder.goroutine.is_some() { "goroutine" } else { "thread" };
+    let (who, is, has, runs) = match numbers.len() {
+        1 => (format!("{kind} {}", number_of(holder)), "is", "has", "runs"),
+        n => (format!("{n} {kind}s"), "are", "have", "run"),
     };
     let mut words = match holder.place {
         Whereabouts::Here => format!("{who} {is} in this function"),
@@ -581,7 +588,9 @@ fn holder_words(holder: &HolderRow, tids: &BTreeSet<u32>) -> String {
         Whereabouts::Ended => format!("{who} {has} ended"),
     };
     if let Some(call) = &holder.call {
-        words += &format!(", blocked in {call}");
+        // Go's words are no calls.
+        let blocked = if holder.goroutine.is_some() { "blocked:" } else { "blocked in" };
+        words += &format!(", {blocked} {call}");
     }
     words
 }

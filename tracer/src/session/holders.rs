@@ -1,6 +1,7 @@
-//! For the report: what the threads do now that took the connections which did not come back.
+//! For the report: what the threads and goroutines do now that took the connections which did not come
+//! back.
 //!
-//! May import what `session` may. Invariant: only the threads that the model asks for are looked at,
+//! May import what `session` may. Invariant: only those that the model asks for are looked at,
 //! and only at the end of a capture.
 
 use std::collections::HashMap;
@@ -9,8 +10,8 @@ use super::{Session, SessionError, Sink};
 use crate::{
     host::clock,
     loader::CopiedStack,
-    model::{ConnId, Event, MonoNanos, StackEvent, ThreadNow, wanted_holders},
-    symbolize::Present,
+    model::{ConnId, Event, MonoNanos, Process, Runtime, StackEvent, ThreadNow, wanted_holders},
+    symbolize::{GoroutineNow, Present},
 };
 
 /// Clock ticks of `/proc` in a second: the same on every kernel for x86-64.
@@ -72,9 +73,11 @@ struct Thread {
     tid: u32,
     /// When it was taken.
     at: MonoNanos,
+    /// The goroutine that ran on it: its record, and its number.
+    goroutine: Option<(u64, u64)>,
 }
 
-/// The threads of the stacks that were understood.
+/// What the threads of the stacks were that were understood.
 #[derive(Default)]
 pub(super) struct Threads(HashMap<(ConnId, StackEvent), Thread>);
 
@@ -86,7 +89,8 @@ impl Threads {
         }
         let header = &copied.header;
         let (pid, tid, at) = (header.tgid, header.tid, MonoNanos(header.at));
-        self.0.insert((conn, of), Thread { uses, pid, tid, at });
+        let goroutine = (header.goid != 0).then_some((header.g, header.goid));
+        self.0.insert((conn, of), Thread { uses, pid, tid, at, goroutine });
     }
 
     fn of(&self, conn: ConnId, of: StackEvent, uses: u64) -> Option<Thread> {
@@ -102,27 +106,60 @@ impl Session {
             let Some(thread) = self.threads.of(conn, of, uses) else { continue };
             let owner = self.tracker.connection(conn).map(|conn| conn.owner);
             let owner = owner.and_then(|owner| self.tracker.process(owner));
-            if owner.is_none_or(|owner| owner.pid.0 != thread.pid) {
+            let is_its_own = |owner: &&Process| {
+                // A thread of Go serves whoever is next.
+                let is_told = owner.runtime() != Some(Runtime::Go) || thread.goroutine.is_some();
+                owner.pid.0 == thread.pid && is_told
+            };
+            if owner.filter(is_its_own).is_none() {
                 continue;
             }
-            // A thread that began after the use has the number of the one that has ended.
+            // What began after the use has the number of what has ended.
             let since_boot = clock::ticks_of(thread.at, TICKS_PER_SECOND);
             let is_same = |started| started <= since_boot;
-            let now = match self.symbolizer.present(thread.pid, thread.tid, is_same) {
-                None => continue,
-                Some(Present::Ended) => ThreadNow::Ended,
-                Some(Present::Running) => ThreadNow::Running,
-                Some(Present::Waiting(waiting)) => {
-                    let known = CALLS.iter().find(|(number, _)| *number == waiting.call);
-                    let call = known.map_or_else(
-                        || format!("system call {}", waiting.call),
-                        |(_, name)| (*name).to_owned(),
-                    );
-                    ThreadNow::Waiting { call, stack: waiting.stack }
-                }
+            let now = match thread.goroutine {
+                Some(goroutine) => self.goroutine_now(thread.pid, goroutine, is_same),
+                None => self.thread_now(thread.pid, thread.tid, is_same),
             };
-            self.pending.push(Event::Holder { at, conn, of, uses, tid: thread.tid, now });
+            let Some(now) = now else { continue };
+            let (tid, goroutine) = (thread.tid, thread.goroutine.map(|(_, goid)| goid));
+            self.pending.push(Event::Holder { at, conn, of, uses, tid, goroutine, now });
         }
         self.flush(sink)
+    }
+
+    fn thread_now(
+        &mut self,
+        pid: u32,
+        tid: u32,
+        is_same: impl Fn(u64) -> bool,
+    ) -> Option<ThreadNow> {
+        Some(match self.symbolizer.present(pid, tid, is_same)? {
+            Present::Ended => ThreadNow::Ended,
+            Present::Running => ThreadNow::Running,
+            Present::Waiting(waiting) => {
+                let known = CALLS.iter().find(|(number, _)| *number == waiting.call);
+                let call = known.map_or_else(
+                    || format!("system call {}", waiting.call),
+                    |(_, name)| (*name).to_owned(),
+                );
+                ThreadNow::Waiting { call, stack: waiting.stack }
+            }
+        })
+    }
+
+    fn goroutine_now(
+        &mut self,
+        pid: u32,
+        (g, goid): (u64, u64),
+        is_same: impl Fn(u64) -> bool,
+    ) -> Option<ThreadNow> {
+        Some(match self.symbolizer.goroutine(pid, g, goid, is_same)? {
+            GoroutineNow::Ended => ThreadNow::Ended,
+            GoroutineNow::Running => ThreadNow::Running,
+            GoroutineNow::Waiting(reason, stack) => {
+                ThreadNow::Waiting { call: reason.to_owned(), stack }
+            }
+        })
     }
 }

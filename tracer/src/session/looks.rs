@@ -106,6 +106,7 @@ impl Session {
     pub(super) fn look_at_executable(&mut self, pid: u32) {
         let pools = self.programs.look_at_executable(pid, &self.proc, self.ingest.kernel());
         self.prepare_stacks(pid, &pools);
+        self.copy_goid(pid);
         let runtime = self.proc.runtime(Pid(pid), self.programs.runtime(pid));
         if matches!(runtime, Some(Runtime::Python | Runtime::Php | Runtime::Node | Runtime::Java))
             && self.symbolizer.observe(pid).is_ok()
@@ -127,6 +128,15 @@ impl Session {
             log::warn!("no frames of the runtime of process {pid}: too many such processes");
         }
         true
+    }
+
+    /// Has the number of the goroutine read with each stack, where it is known how.
+    fn copy_goid(&mut self, pid: u32) {
+        if let Some(goid) = self.programs.goid(pid)
+            && !self.ingest.copy_goid(pid, goid)
+        {
+            log::warn!("no goroutines of process {pid} are told: too many processes");
+        }
     }
 
     /// A stack of a process was resolved: now it may be known which scripts it has loaded, and so
@@ -156,6 +166,7 @@ impl Session {
         let _gone = self.symbolizer.observe(pid);
         self.copy_runtime(pid);
         let pools = self.programs.look_at_process(pid, &self.proc, self.ingest.kernel());
+        self.copy_goid(pid);
         // One that is just ending has nothing mapped: less than before says nothing.
         let known =
             pools.len() + pools.iter().filter(|pool| pool.presence == Presence::Loaded).count();

@@ -42,6 +42,7 @@ pub struct ProbeStatus {
 #[derive(Clone, Debug)]
 struct Inspected {
     runtime: Option<Runtime>,
+    goid: Option<u32>,
     pools: Vec<PoolSeen>,
 }
 
@@ -56,6 +57,8 @@ pub struct Programs {
     known_specs: usize,
     files: HashMap<FileId, Inspected>,
     runtimes: HashMap<u32, Runtime>,
+    /// By process, where a goroutine's record has its number.
+    goids: HashMap<u32, u32>,
     /// By process, the paths of scripts that its runtime has loaded, and how often they were
     /// looked for.
     scripts: HashMap<u32, (u32, BTreeSet<String>)>,
@@ -76,6 +79,7 @@ impl Programs {
             catalogue,
             files: HashMap::new(),
             runtimes: HashMap::new(),
+            goids: HashMap::new(),
             scripts: HashMap::new(),
             notes: Vec::new(),
         })
@@ -118,6 +122,12 @@ impl Programs {
         self.runtimes.get(&pid).copied()
     }
 
+    /// Offset of a goroutine's number in its record, where the executable's version of Go is known.
+    #[must_use]
+    pub fn goid(&self, pid: u32) -> Option<u32> {
+        self.goids.get(&pid).copied()
+    }
+
     /// Whether one of these pools needs larger copies of stacks from the beginning.
     #[must_use]
     pub fn have_deep_stacks(&self, pools: &[PoolSeen]) -> bool {
@@ -128,6 +138,7 @@ impl Programs {
     /// Forgets a process that ended.
     pub fn forget(&mut self, pid: u32) {
         self.runtimes.remove(&pid);
+        self.goids.remove(&pid);
         self.scripts.remove(&pid);
     }
 
@@ -161,6 +172,10 @@ impl Programs {
             match inspected.runtime {
                 Some(runtime) => self.runtimes.insert(pid, runtime),
                 None => self.runtimes.remove(&pid),
+            };
+            match inspected.goid {
+                Some(goid) => self.goids.insert(pid, goid),
+                None => self.goids.remove(&pid),
             };
             return inspected.pools;
         }
@@ -258,7 +273,7 @@ impl Programs {
                 behaviour: self.catalogue.pools().get(pool.pool).and_then(|p| p.behaviour.clone()),
             });
         }
-        Inspected { runtime: plan.runtime, pools }
+        Inspected { runtime: plan.runtime, goid: plan.goid, pools }
     }
 }
 

@@ -15,6 +15,7 @@ mod cache;
 mod cfi;
 mod frame_pointer;
 mod generated;
+mod goroutine;
 mod hotspot;
 mod maps;
 mod memory;
@@ -48,11 +49,13 @@ use runtime::{Named, Runtime};
 use tracer_ebpf::runtime::FRAME_BYTES;
 use unwind::{End, Walk};
 
+pub use goroutine::GoroutineNow;
 pub use module::map as map_file;
 pub use present::{Present, Waiting};
 pub use runtime::RuntimeFrames;
 
 use crate::binary::FileId;
+use crate::binary::pclntab::{GoFrame, GoTable};
 use crate::model::{Frame, FrameKind, Stack, Symbol};
 
 /// Processes remembered; beyond, the one not asked about for longest is forgotten.
@@ -398,29 +401,11 @@ fn native_at(
 
 /// The frames at `address` of the addresses of `code`'s file.
 fn named(symbols: &mut NativeSymbols, code: &process::Code, address: u64) -> Vec<Frame> {
-    let frame = |symbol, kind, inlined| Frame {
-        symbol: Some(symbol),
-        module: Some(code.owner.name.clone()),
-        kind,
-        inlined,
-    };
-    let go = code.module.go_table().map(|table| table.resolve(address)).unwrap_or_default();
-    if !go.is_empty() {
-        return go
-            .into_iter()
-            .map(|at| {
-                let kind = owner::go(&at.function, at.file.as_deref());
-                let symbol = Symbol {
-                    function: owner::shortened(&at.function),
-                    file: at.file.as_deref().map(owner::shortened),
-                    line: at.line,
-                    column: None,
-                    definition: false,
-                    generated: None,
-                };
-                frame(symbol, kind, at.inlined)
-            })
-            .collect();
+    let go = code.module.go_table().map(|table| of_go(table, address, &code.owner.name));
+    if let Some(frames) = go
+        && !frames.is_empty()
+    {
+        return frames;
     }
     // Nobody is sent to a line of the runtime: its names are enough.
     let role = code.owner.role();
@@ -429,9 +414,27 @@ fn named(symbols: &mut NativeSymbols, code: &process::Code, address: u64) -> Vec
         .into_iter()
         .map(|Located { symbol, inlined }| {
             let kind = owner::native(role, &symbol.function, symbol.file.as_deref());
-            frame(symbol, kind, inlined)
+            Frame { symbol: Some(symbol), module: Some(code.owner.name.clone()), kind, inlined }
         })
         .collect()
+}
+
+/// The frames at `address` of the addresses of a Go program; none where it is no Go function's.
+fn of_go<D: AsRef<[u8]>>(table: &GoTable<D>, address: u64, module: &str) -> Vec<Frame> {
+    let frame = |at: GoFrame| Frame {
+        kind: owner::go(&at.function, at.file.as_deref()),
+        symbol: Some(Symbol {
+            function: owner::shortened(&at.function),
+            file: at.file.as_deref().map(owner::shortened),
+            line: at.line,
+            column: None,
+            definition: false,
+            generated: None,
+        }),
+        module: Some(module.to_owned()),
+        inlined: at.inlined,
+    };
+    table.resolve(address).into_iter().map(frame).collect()
 }
 
 fn unknown(module: Option<String>) -> Frame {

@@ -22,6 +22,7 @@ use super::php;
 use super::python::Interpreter;
 use crate::binary::FileId;
 use crate::binary::elf::{self, Segment};
+use crate::binary::go;
 use crate::binary::pclntab::GoTable;
 
 /// An `.eh_frame` without an index is indexed by walking it; larger ones are left to frame
@@ -166,6 +167,12 @@ impl Module {
     /// The table of Go functions, when the file has one. Looked for once.
     pub fn go_table(&self) -> Option<&GoTable<Bytes>> {
         self.go_table.get_or_init(|| GoTable::parse(self.bytes.clone()).ok()).as_ref()
+    }
+
+    /// What the record of a goroutine looks like, when a known version of Go made the file.
+    pub fn goroutines(&self) -> Option<&'static go::Layout> {
+        let elf = self.is_intact().then(|| elf::Elf::parse(&self.bytes).ok())??;
+        go::layout(&elf)
     }
 
     /// The Python interpreter that this file, of this name, is, or why it is not understood. Looked

@@ -7,7 +7,7 @@ use std::{
     sync::Mutex,
 };
 
-use xtask::{clients, workspace};
+use xtask::clients;
 
 /// A Go toolchain: the system's, or one that the tasks keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,15 +47,9 @@ impl Go {
         let name = match self {
             Self::System => return PathBuf::from("/usr/lib/go"),
             Self::V1_24 => "go-1.24",
-            Self::Newest => "go-newest",
+            Self::Newest => clients::NEWEST_GO,
         };
-        let lib = workspace::tools().join(name).join("usr/lib");
-        let mut roots: Vec<_> = std::fs::read_dir(&lib)
-            .unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask setup`", lib.display()))
-            .map(|entry| entry.expect("directory entry").path())
-            .collect();
-        assert_eq!(roots.len(), 1, "one toolchain in {}", lib.display());
-        roots.remove(0)
+        clients::go_root(name).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// `GOPATH` of the toolchain: pgx v5 needs a newer one than the system's.

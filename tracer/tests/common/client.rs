@@ -18,6 +18,8 @@ pub enum Build {
     /// `-ldflags "-s -w"`: no symbol table, no DWARF.
     Stripped,
     Pie,
+    /// Stripped, by the newest toolchain.
+    Newest,
 }
 
 /// How a Rust client was built.
@@ -106,6 +108,7 @@ impl Kind {
                     Build::Plain => "go/client",
                     Build::Stripped => "go/client-stripped",
                     Build::Pie => "go/client-pie",
+                    Build::Newest => "go/client-newest",
                 };
                 let mut go = Command::new(workspace::target().join("clients").join(name));
                 go.args(flags);

@@ -1,8 +1,10 @@
-//! Where the thread is now that took a connection: still there, gone on, or ended.
+//! Where the thread or goroutine is now that took a connection: still there, gone on, or ended.
+
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::common::client::{Client, Kind, Profile, leak_line_in};
+use crate::common::client::{Build, Client, GO, Kind, Profile, leak_line_in};
 use crate::common::report::Finding;
 use crate::common::tracer::Tracer;
 use crate::{NOTHING_FOUND, Seen, common, watch};
@@ -208,20 +210,136 @@ fn a_thread_of_java_that_has_gone_on_has_left() {
     }
 }
 
+const GO_SOURCE: &str = "go/goroutines.go";
+
+/// The one finding is a leak of this function and line; and its goroutines.
+#[track_caller]
+fn goroutines<'a>(seen: &'a Seen, source: &str, function: &str, shape: &str) -> &'a [Value] {
+    let finding = seen.report.only_accusation();
+    let whole = &seen.report.0;
+    let said = (finding.verdict(), finding.certainty(), finding.function(), finding.line());
+    let line = Some(leak_line_in(source, shape));
+    assert_eq!(said, ("leak", "proven", Some(function), line), "{whole:#}");
+    let told = holders(finding);
+    assert_eq!(told.len() as u64, finding.count(), "{whole:#}");
+    assert!(told.iter().all(|told| told["goroutine"].as_u64() > Some(0)), "{whole:#}");
+    told
+}
+
+/// Goroutines wait in different ways for somebody outside: in a channel, for a socket and an
+/// answer by HTTP in the runtime, and in a system call.
+fn stuck_in_go(build: Build) {
+    let ways = [
+        ("channel", "chan receive", "main.askChannel"),
+        ("socket", "IO wait", "main.askSocket"),
+        ("http", "select", "main.askHTTP"),
+        ("pipe", "syscall", "main.askPipe"),
+    ];
+    let commands = ways.map(|(way, ..)| format!("charge {way}"));
+    let commands = commands.each_ref().map(String::as_str);
+    let seen = watch(Kind::Go(build, &[]), &commands);
+    let whole = &seen.report.0;
+    let told = goroutines(&seen, GO_SOURCE, "main.charge", "charge");
+    let numbers: BTreeSet<_> = told.iter().map(|told| told["goroutine"].as_u64()).collect();
+    for (way, call, ask) in ways {
+        let holder = told.iter().find(|holder| holder["call"] == call);
+        let holder = holder.unwrap_or_else(|| panic!("nobody waits in {call}: {whole:#}"));
+        assert_eq!(holder["place"], "here", "{whole:#}");
+        let shapes = [(ask, &*format!("ask_{way}")), ("main.charge", "charge_stuck")];
+        is_at(&seen, holder, GO_SOURCE, &shapes);
+        assert_eq!(holder["stack"]["truncated"], Value::Null, "{whole:#}");
+        let frames = holder["stack"]["frames"].as_array().expect("frames");
+        let root = frames.last().map(|frame| &frame["function"]);
+        assert_eq!(root, Some(&"runtime.goexit".into()), "{whole:#}");
+    }
+    assert_eq!(numbers.len(), ways.len(), "each is another one: {whole:#}");
+}
+
+#[test]
+fn where_a_goroutine_is_stuck_is_told() {
+    stuck_in_go(Build::Plain);
+}
+
+#[test]
+fn where_a_goroutine_is_stuck_is_told_in_a_stripped_binary() {
+    stuck_in_go(Build::Stripped);
+}
+
+#[test]
+fn where_a_goroutine_is_stuck_is_told_of_the_newest_go() {
+    stuck_in_go(Build::Newest);
+}
+
+/// The one that took them all now waits for its next command.
+fn gone_on_in_go(build: Build) {
+    let seen = watch(Kind::Go(build, &[]), &["leak conn 3"]);
+    let whole = &seen.report.0;
+    for holder in goroutines(&seen, "go/leaks.go", "main.leakConn", "conn") {
+        let said = (&holder["place"], &holder["goroutine"], &holder["call"]);
+        assert_eq!(said, (&"left".into(), &1.into(), &"syscall".into()), "{whole:#}");
+        let own: Vec<_> = own(holder).into_iter().map(|(function, ..)| function).collect();
+        assert_eq!(own, ["main.main"], "{whole:#}");
+    }
+}
+
+#[test]
+fn a_goroutine_that_has_gone_on_has_left() {
+    gone_on_in_go(Build::Pie);
+}
+
+#[test]
+fn a_goroutine_of_the_newest_go_that_has_gone_on_has_left() {
+    gone_on_in_go(Build::Newest);
+}
+
+#[test]
+fn a_goroutine_that_has_ended_is_said_to_have() {
+    for build in [Build::Plain, Build::Newest] {
+        let seen = watch(Kind::Go(build, &[]), &["detached", "detached", "detached"]);
+        let whole = &seen.report.0;
+        for holder in goroutines(&seen, "go/leaks.go", "main.leakConn", "conn") {
+            let said = (&holder["place"], &holder["call"], &holder["stack"]);
+            assert_eq!(said, (&"ended".into(), &Value::Null, &Value::Null), "{whole:#}");
+        }
+    }
+}
+
+#[test]
+fn a_goroutine_that_gave_back_before_it_was_stuck_is_not_accused() {
+    let seen = watch(GO, &["charge_first channel", "charge_first socket", "charge_first pipe"]);
+    assert!(seen.report.accusations().is_empty(), "{:#}", seen.report.0);
+    assert_eq!(seen.exit, NOTHING_FOUND);
+}
+
 /// The text names the place, and a recording gives the same report.
 #[test]
 fn the_text_says_where_it_is_and_so_does_a_replay() {
+    let line = leak_line_in(PYTHON, "stuck");
+    let place = format!("with_outside.py:{line}");
+    let wanted = ["is in this function, blocked in recvfrom\n", &place];
+    text_and_replay(Kind::PythonWith("outside", &[]), "keep charge", &wanted);
+}
+
+#[test]
+fn the_text_says_where_a_goroutine_is_and_so_does_a_replay() {
+    let line = leak_line_in(GO_SOURCE, "charge_stuck");
+    let place = format!("go/goroutines.go:{line}");
+    let wanted = ["  now          goroutine ", " is in this function, blocked: IO wait\n", &place];
+    text_and_replay(GO, "charge socket", &wanted);
+}
+
+fn text_and_replay(kind: Kind, command: &str, wanted: &[&str]) {
     let server = common::server();
-    let mut client = Client::start(Kind::PythonWith("outside", &[]), &server);
+    let mut client = Client::start(kind, &server);
     let pid = client.pid().to_string();
     let recording = std::env::temp_dir().join(format!("connleak-holder-{pid}.jsonl"));
     let path = recording.display().to_string();
     let tracer = Tracer::watch_with(&server, &["--pid", &pid, "--record", &path]);
-    client.run("keep charge");
+    client.run(command);
     let text = tracer.finish_after_silence().stdout;
-    let line = leak_line_in(PYTHON, "stuck");
-    assert!(text.contains("is in this function, blocked in recvfrom\n"), "{text}");
-    assert!(text.contains(&format!("with_outside.py:{line}")), "{text}");
+    for wanted in wanted {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
     let replayed = common::tracer::run(common::tracer::connleak().args(["report", &path]));
     std::fs::remove_file(recording).expect("it was written");
     assert_eq!(replayed.stdout, text);

@@ -1,7 +1,8 @@
-//! Threads that took connections, as they are when the report is written.
+//! Threads and goroutines that took connections, as they are when the report is written.
 
 use tracer::model::{
-    Event, FrameKind, Runtime, Settings, Stack, ThreadNow, Tracker, Whereabouts, wanted_holders,
+    Event, FrameKind, Runtime, Settings, Stack, StackEvent, ThreadNow, Tracker, Whereabouts,
+    wanted_holders,
 };
 
 use super::scene::{Scene, THRESHOLD, frame, ms, seen};
@@ -67,6 +68,55 @@ pub fn held_by_deep_threads() -> Vec<Event> {
     let rate = outside(&[("rate", 58), ("charge", 44), ("handle", 12)]);
     let deep = outside(&[("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5), ("charge", 44)]);
     transactions(&[rate.clone(), deep, rate, ThreadNow::Running])
+}
+
+const GO: u32 = 5_200;
+const BILLING: &str = "/srv/billing/invoices.go";
+
+/// A goroutine's stack: the application's frames by function and line, below others.
+fn of_go(below: (&str, &str, u32, FrameKind), own: &[(&str, u32)]) -> Stack {
+    let (function, file, line, kind) = below;
+    let mut frames = vec![frame(function, file, line, kind)];
+    frames.extend(own.iter().map(|(name, line)| frame(name, BILLING, *line, FrameKind::App)));
+    frames.push(frame("runtime.goexit", "/go/src/runtime/asm_amd64.s", 1_594, FrameKind::Runtime));
+    Stack { frames, truncated: None }
+}
+
+/// A goroutine that receives from a channel, below these functions.
+pub fn receiving(own: &[(&str, u32)]) -> ThreadNow {
+    let below = ("runtime.chanrecv1", "/go/src/runtime/chan.go", 442, FrameKind::Runtime);
+    ThreadNow::Waiting { call: "chan receive".to_owned(), stack: of_go(below, own) }
+}
+
+/// So many checkouts that did not come back, each by a goroutine of its own, and what they do then.
+pub fn checkouts(goroutines: &[ThreadNow]) -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, GO, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    for (n, now) in (0..).zip(goroutines) {
+        let at = 1_000 + n * 500;
+        let mut conn = scene.open(at, GO);
+        scene.acquire(at + 20, &mut conn, "database/sql");
+        scene.query(at + 25, &mut conn, "SELECT amount FROM invoices WHERE customer = $1");
+        let sql = "/go/src/database/sql/sql.go";
+        let below = ("database/sql.(*DB).conn", sql, 1_415, FrameKind::Driver);
+        let mut took = of_go(below, &[("main.total", 31), ("main.serve", 12)]);
+        // As copies of stacks may end.
+        took.frames.pop();
+        took.truncated = Some("only 4096 bytes of stack were copied".to_owned());
+        scene.stack(at + 1_100, &conn, StackEvent::Acquire, 1, took);
+        scene.goroutine(60_000, &conn, 41 + n, now.clone());
+    }
+    scene.tick(60_000);
+    scene.sorted()
+}
+
+/// Two are stuck in that function, one serves the next request, and one has ended.
+pub fn held_by_goroutines() -> Vec<Event> {
+    let stuck = receiving(&[("main.rate", 58), ("main.total", 36), ("main.serve", 12)]);
+    let poll = ("internal/poll.(*FD).Read", "/go/src/internal/poll/fd_unix.go", 167);
+    let next = of_go((poll.0, poll.1, poll.2, FrameKind::Runtime), &[("main.serve", 9)]);
+    let next = ThreadNow::Waiting { call: "IO wait".to_owned(), stack: next };
+    checkouts(&[stuck.clone(), next, stuck, ThreadNow::Ended])
 }
 
 fn track(events: &[Event]) -> Tracker {
@@ -165,7 +215,7 @@ fn that_nobody_is_there_is_not_told_of_a_stack_that_was_cut() {
 
 #[test]
 fn where_a_thread_serves_many_nothing_is_told() {
-    for runtime in [Runtime::Node, Runtime::Go, Runtime::Dotnet] {
+    for runtime in [Runtime::Node, Runtime::Dotnet] {
         let events = changed(transactions(&[waiting(), outside(&STUCK)]), |event| {
             if let Event::Process { process, .. } = event {
                 process.runtime = Some(runtime);
@@ -174,6 +224,45 @@ fn where_a_thread_serves_many_nothing_is_told() {
         assert_eq!(told(&events), [], "{runtime:?}");
         assert_eq!(wanted_holders(&track(&events), ms(60_000)), []);
     }
+}
+
+/// Which goroutine it was is known, so it matters only where it is now.
+#[test]
+fn where_each_goroutine_is_is_told() {
+    let stuck = receiving(&[("main.total", 36), ("main.serve", 12)]);
+    let next = receiving(&[("main.serve", 9)]);
+    let all = [stuck.clone(), next.clone(), ThreadNow::Running, ThreadNow::Ended];
+    let wanted = [Whereabouts::Here, Whereabouts::Left, Whereabouts::Running, Whereabouts::Ended];
+    assert_eq!(told(&checkouts(&all)), wanted);
+    let cut = |now: &ThreadNow| {
+        let ThreadNow::Waiting { call, mut stack } = now.clone() else { unreachable!() };
+        stack.truncated = Some("the next frame is not on the stack".to_owned());
+        ThreadNow::Waiting { call, stack }
+    };
+    // What is not seen may be below what is missing.
+    assert_eq!(told(&checkouts(&[cut(&stuck), cut(&next)])), [Whereabouts::Here]);
+    let tracker = track(&checkouts(&all));
+    let findings = tracker.findings(ms(60_000));
+    let numbers: Vec<_> = findings[0].holders.iter().map(|holder| holder.goroutine).collect();
+    assert_eq!(numbers, [41, 42, 43, 44].map(Some));
+    assert_eq!(wanted_holders(&tracker, ms(60_000)).len(), 4);
+}
+
+#[test]
+fn of_a_thread_of_go_nothing_is_told_and_of_a_goroutine_elsewhere_neither() {
+    let stuck = receiving(&[("main.total", 36), ("main.serve", 12)]);
+    let without = changed(checkouts(&[stuck, ThreadNow::Ended]), |event| {
+        if let Event::Holder { goroutine, .. } = event {
+            *goroutine = None;
+        }
+    });
+    assert_eq!(told(&without), []);
+    let elsewhere = changed(transactions(&[outside(&STUCK), ThreadNow::Ended]), |event| {
+        if let Event::Holder { goroutine, .. } = event {
+            *goroutine = Some(41);
+        }
+    });
+    assert_eq!(told(&elsewhere), []);
 }
 
 #[test]

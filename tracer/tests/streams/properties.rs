@@ -356,6 +356,7 @@ fn any_event() -> impl Strategy<Value = Event> {
                     of: StackEvent::LastUse,
                     uses: number % 4,
                     tid: number as u32,
+                    goroutine: maybe.filter(|number| number % 3 == 0),
                     now: match maybe {
                         None => tracer::model::ThreadNow::Ended,
                         Some(number) => tracer::model::ThreadNow::Waiting {

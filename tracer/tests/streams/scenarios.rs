@@ -38,6 +38,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("leak_in_a_pool_of_known_size", leak_in_a_pool_of_known_size),
     ("held_by_threads", holders::held_by_threads),
     ("held_by_deep_threads", holders::held_by_deep_threads),
+    ("held_by_goroutines", holders::held_by_goroutines),
     ("never_used", never_used),
     ("long_query", long_query),
     ("long_query_with_notices", long_query_with_notices),

@@ -272,8 +272,16 @@ impl Scene {
     /// What the thread does that the present use was made on.
     pub fn holder(&mut self, at: u64, conn: &Conn, tid: u32, now: ThreadNow) {
         let (conn, uses) = (ConnId(u64::from(conn.id)), conn.state.uses);
-        let of = StackEvent::LastUse;
-        self.events.push(Event::Holder { at: ms(at), conn, of, uses, tid, now });
+        let (of, goroutine) = (StackEvent::LastUse, None);
+        self.events.push(Event::Holder { at: ms(at), conn, of, uses, tid, goroutine, now });
+    }
+
+    /// What the goroutine does that the present checkout was made by.
+    pub fn goroutine(&mut self, at: u64, conn: &Conn, goroutine: u64, now: ThreadNow) {
+        let (of, tid) = (StackEvent::Acquire, conn.pid + 1);
+        let uses = conn.state.checkout.as_ref().map_or(0, |checkout| checkout.count);
+        let (conn, goroutine) = (ConnId(u64::from(conn.id)), Some(goroutine));
+        self.events.push(Event::Holder { at: ms(at), conn, of, uses, tid, goroutine, now });
     }
 
     /// An observed pool gives the connection out.

@@ -23,13 +23,17 @@ fn changed(raw: &RawStack, registers: &[u64; 3], changes: &Changes) -> RawStack 
     raw
 }
 
-/// Whatever is written over the memory of this process, or over the copy of its stack.
+/// Whatever is written over the memory of this process, over the copy of its stack, or over the unwind
+/// information of its files.
 pub(in crate::symbolize) fn whatever_is_in_memory(text: &str) {
     let replay = Replay::of(text);
     let register = || prop_oneof![4 => Just(0), 1 => (0_u32..64).prop_map(|bit| 1_u64 << bit)];
     let copy = prop::option::of((changes(), [register(), register(), register()]));
     let config = ProptestConfig::with_cases(CASES);
-    proptest!(config, |(changes in prop::option::weighted(0.9, changes()), copy in copy)| {
+    let unwind = prop::option::weighted(0.3, changes());
+    let changed_memory = prop::option::weighted(0.9, changes());
+    proptest!(config, |(changes in changed_memory, copy in copy, unwind in unwind)| {
+        let unwinder = unwind.map(|changes| replay.unwinder(&changes));
         let raw = match &copy {
             Some((changes, registers)) => changed(&replay.raw, registers, changes),
             None => replay.raw.clone(),
@@ -45,7 +49,10 @@ pub(in crate::symbolize) fn whatever_is_in_memory(text: &str) {
                 counted.memory(move |address, into| memory.read(address, into))
             }
         };
-        let resolved = replay.resolve(&raw, memory);
+        let resolved = match &unwinder {
+            Some(unwinder) => replay.resolve_by(unwinder, &raw, memory),
+            None => replay.resolve(&raw, memory),
+        };
         prop_assert!(resolved.stack.frames.len() <= MAX_FRAMES);
         prop_assert!(counted.bytes() <= OF_STACK.bytes, "{} bytes", counted.bytes());
         prop_assert!(counted.reads() <= OF_STACK.reads, "{} reads", counted.reads());

@@ -4,13 +4,18 @@
 //! May import this module's files, `gimli` and the file system. A recording is one stack of one
 //! process: what the kernel side copied, the mappings that it leads through, the unwind information and
 //! the names of its native addresses, what the runtime's module knew of the runtime's build, and the
-//! pieces of memory that were read. Nothing of this is in the program that users have: it is made by
+//! pieces of memory that were read. Of a Go program these pieces are those of the file that the names
+//! of its functions depend on. Debug information has no part that could be taken out of it, so of a
+//! native program the walk is understood again, and what its addresses are called is taken as it was
+//! found. Nothing of this is in the program that users have: it is made by
 //! builds with the feature `recording`, and read by tests.
 
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod native;
 #[cfg(test)]
 mod replay;
 #[cfg(feature = "recording")]
@@ -23,6 +28,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::node::Engine;
 use super::{hotspot, php};
+use crate::binary::pclntab;
 use crate::model::Frame;
 
 #[cfg(test)]
@@ -43,7 +49,8 @@ struct Recording {
     modules: Vec<Module>,
     /// By address, in hexadecimal digits.
     native: BTreeMap<String, Vec<Frame>>,
-    /// By address, in hexadecimal digits: bytes as [`Bytes`], or text behind a quotation mark.
+    /// By address or place in the file, in hexadecimal digits: bytes as [`Bytes`], or text behind a
+    /// quotation mark.
     memory: BTreeMap<String, String>,
 }
 
@@ -66,11 +73,25 @@ enum Runtime {
     Node { engine: Box<Engine>, bias: u64 },
     Java(Box<hotspot::Known>),
     Php(php::Engine),
+    Go(Go),
+    Native,
+}
+
+/// The function table of a Go program.
+#[derive(Clone, Serialize, Deserialize)]
+struct Go {
+    /// The file's name.
+    module: String,
+    mapped: Range<u64>,
+    bias: u64,
+    layout: pclntab::Layout,
+    /// Bytes of the file.
+    len: usize,
 }
 
 /// The unwind information of a file, as far as the stack needs it. All but the mapping is in the
 /// file's own addresses.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Module {
     mapped: Range<u64>,
     bias: u64,

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+use super::super::cfi;
 use super::super::hotspot::Hotspot;
 use super::super::maps::Maps;
 use super::super::memory::{Memory, ProcessMemory};
@@ -15,8 +16,10 @@ use super::super::php::Php;
 use super::super::process::walked;
 use super::super::runtime::Runtime as Running;
 use super::super::unwind::Unwinder;
-use super::super::{RawStack, Resolved, understood, unknown};
-use super::{Copied, Module, Recording, Runtime, bytes};
+use super::super::{RawStack, Resolved, of_go, understood, unknown};
+use super::hostile::Changes;
+use super::{Bytes, Copied, Module, Recording, Runtime, bytes};
+use crate::binary::pclntab::GoTable;
 use crate::model::Frame;
 
 /// Memory in pieces, none beside another.
@@ -85,6 +88,7 @@ pub(in crate::symbolize) struct Replay {
     pub memory: Pieces,
     runtime: Runtime,
     maps: Maps,
+    modules: Vec<Module>,
     unwinder: Unwinder,
     native: HashMap<u64, Rc<[Frame]>>,
 }
@@ -101,15 +105,15 @@ impl Replay {
             };
             (address(&at), piece)
         };
-        let mut unwinder = Unwinder::default();
-        for module in &modules {
-            unwinder.add(module.mapped.clone(), module.bias, &elf(module));
-        }
+        let is_added = |module: &Module| module.index.is_empty() || is_bounded(&elf(module));
+        assert!(modules.iter().all(is_added), "as the files were");
+        let unwinder = unwinder(&modules);
         Self {
             raw: raw(stack),
             memory: Pieces::of(memory.into_iter().map(piece)),
             runtime,
             maps: Maps::parse(maps.join("\n").as_bytes()),
+            modules,
             unwinder,
             native: native.into_iter().map(|(at, frames)| (address(&at), frames.into())).collect(),
         }
@@ -121,9 +125,52 @@ impl Replay {
         self.resolve(&self.raw, Box::new(move |address, into| memory.read(address, into)))
     }
 
+    /// What has this instead of the recorded unwind information.
+    pub fn unwinder(&self, changes: &Changes) -> Unwinder {
+        let mut modules = self.modules.clone();
+        for module in &mut modules {
+            for Bytes(entry) in module.entries.values_mut() {
+                changes.of_bytes(entry);
+            }
+        }
+        unwinder(&modules)
+    }
+
     /// Another stack, in other memory, of a process that is looked at for the first time.
     pub fn resolve(&self, raw: &RawStack, memory: Box<Memory>) -> Resolved {
-        self.resolve_with(&mut self.runtime(memory), raw)
+        self.resolve_by(&self.unwinder, raw, memory)
+    }
+
+    /// The same by other unwind information.
+    pub fn resolve_by(&self, unwinder: &Unwinder, raw: &RawStack, memory: Box<Memory>) -> Resolved {
+        match &self.runtime {
+            Runtime::Go(go) => {
+                let table = GoTable::at(go.layout.clone(), self.file(go.len, &*memory));
+                self.understand(unwinder, raw, None, |address| {
+                    let met = go.mapped.contains(&address);
+                    met.then(|| of_go(&table, address.wrapping_sub(go.bias), &go.module))
+                })
+            }
+            Runtime::Native => self.understand(unwinder, raw, None, |_| None),
+            _ => self.understand(unwinder, raw, Some(&mut self.runtime(memory)), |_| None),
+        }
+    }
+
+    /// A file that has the recorded pieces and a little beside each, as this memory has them.
+    fn file(&self, len: usize, memory: &Memory) -> Vec<u8> {
+        const BESIDE: u64 = 64;
+        let mut file = vec![0; len];
+        for (start, piece) in &self.memory.0 {
+            let end = start + piece.len() as u64 + BESIDE;
+            for at in (start.saturating_sub(BESIDE)..end).step_by(8) {
+                let at = at as usize;
+                if let Some(word) = file.get_mut(at..at + 8) {
+                    // Nothing there is zeros.
+                    let _nothing = memory(at as u64, word);
+                }
+            }
+        }
+        file
     }
 
     /// The runtime of a process with this memory.
@@ -137,17 +184,51 @@ impl Replay {
                 Running::Java(Hotspot::known(ProcessMemory::reading(memory), *layout))
             }
             Runtime::Php(engine) => Running::Php(Php::reading(memory, engine, 0)),
+            Runtime::Go(_) | Runtime::Native => panic!("it has none"),
         }
     }
 
     /// A stack of a process whose runtime has been looked at before.
     pub fn resolve_with(&self, runtime: &mut Running, raw: &RawStack) -> Resolved {
-        let named = runtime.name(raw);
-        let walk = walked(&self.unwinder, raw, &self.maps, Some(runtime));
-        understood(raw, &walk, Some(runtime), named, |address| {
-            self.native.get(&address).map_or_else(|| [unknown(None)].into(), Rc::clone)
+        self.understand(&self.unwinder, raw, Some(runtime), |_| None)
+    }
+
+    /// `named` goes before what was recorded.
+    fn understand(
+        &self,
+        unwinder: &Unwinder,
+        raw: &RawStack,
+        mut runtime: Option<&mut Running>,
+        named: impl Fn(u64) -> Option<Vec<Frame>>,
+    ) -> Resolved {
+        let of_runtime = runtime.as_mut().and_then(|runtime| runtime.name(raw));
+        let walk = walked(unwinder, raw, &self.maps, runtime.as_deref_mut());
+        understood(raw, &walk, runtime.as_deref(), of_runtime, |address| {
+            match named(address).filter(|frames| !frames.is_empty()) {
+                Some(frames) => frames.into(),
+                None => self.native.get(&address).map_or_else(|| [unknown(None)].into(), Rc::clone),
+            }
         })
     }
+}
+
+/// Of the files that can be followed.
+fn unwinder(modules: &[Module]) -> Unwinder {
+    let mut unwinder = Unwinder::default();
+    for module in modules {
+        let elf = elf(module);
+        // None of what was met may be described, and then there is nothing to follow.
+        if module.index.is_empty() || is_bounded(&elf) {
+            unwinder.add(module.mapped.clone(), module.bias, &elf);
+        }
+    }
+    unwinder
+}
+
+/// As [`Module::is_unwind_bounded`](module::Module::is_unwind_bounded).
+fn is_bounded(elf: &Elf) -> bool {
+    let eh_frame = elf.eh_frame.as_ref();
+    eh_frame.is_some_and(|eh_frame| cfi::is_bounded(eh_frame, elf.eh_frame_hdr.as_ref()))
 }
 
 /// The recorded stack has these frames, and its outer end.
@@ -167,29 +248,45 @@ pub(in crate::symbolize) fn shown(frames: &[Frame]) -> Vec<String> {
             lines.push(format!("({} native)", part.len()));
             continue;
         }
-        lines.extend(part.iter().map(|frame| {
-            let Some(symbol) = &frame.symbol else { return "?".to_owned() };
-            let mut line = symbol.function.clone();
-            if let Some(file) = &symbol.file {
-                line += &format!(" {file}");
-            }
-            if let Some(number) = symbol.line {
-                line += &format!(":{number}");
-            }
-            if symbol.definition {
-                line += " (definition)";
-            }
-            if frame.inlined {
-                line += " inlined";
-            }
-            line
-        }));
+        lines.extend(part.iter().map(one));
     }
     lines
 }
 
+/// A frame: function, file and line, as far as they are known.
+pub(super) fn one(frame: &Frame) -> String {
+    let Some(symbol) = &frame.symbol else { return "?".to_owned() };
+    let mut line = symbol.function.clone();
+    if let Some(file) = &symbol.file {
+        line += &format!(" {file}");
+    }
+    if let Some(number) = symbol.line {
+        line += &format!(":{number}");
+    }
+    if symbol.definition {
+        line += " (definition)";
+    }
+    if frame.inlined {
+        line += " inlined";
+    }
+    line
+}
+
+/// Where other entries of a section were: one that says nothing.
+fn fill_up(eh_frame: &mut Vec<u8>, end: usize) {
+    // A CIE without augmentation: version, factors of code and data, the return address; then nothing.
+    const SAYS_NOTHING: [u8; 9] = [0, 0, 0, 0, 1, 0, 1, 0x78, 16];
+    let gap = end.saturating_sub(eh_frame.len());
+    if gap > 0 {
+        let len = u32::try_from(gap - 4).expect("a section");
+        eh_frame.extend(len.to_le_bytes());
+        eh_frame.extend(SAYS_NOTHING);
+        eh_frame.resize(end, 0);
+    }
+}
+
 fn raw(stack: Copied) -> RawStack {
-    let frame = |super::Bytes(frame)| frame.try_into().expect("as many bytes");
+    let frame = |Bytes(frame): Bytes| frame.try_into().expect("as many bytes");
     RawStack {
         pid: 0,
         ip: stack.ip,
@@ -206,12 +303,11 @@ fn raw(stack: Copied) -> RawStack {
 
 /// A file that has nothing but these entries.
 fn elf(module: &Module) -> Elf {
-    let end = |(offset, entry): (&u64, &super::Bytes)| *offset + entry.0.len() as u64;
-    let len = module.entries.iter().map(end).max().unwrap_or_default();
-    let mut eh_frame = vec![0; usize::try_from(len).expect("a section")];
-    for (offset, super::Bytes(entry)) in &module.entries {
+    let mut eh_frame = Vec::new();
+    for (offset, Bytes(entry)) in &module.entries {
         let offset = usize::try_from(*offset).expect("in it");
-        eh_frame[offset..offset + entry.len()].copy_from_slice(entry);
+        fill_up(&mut eh_frame, offset);
+        eh_frame.extend(entry);
     }
     let relative = |address: u64, to: u64| {
         let distance = i32::try_from(address.wrapping_sub(to).cast_signed());

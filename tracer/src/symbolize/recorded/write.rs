@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -15,7 +16,8 @@ use super::super::process::{Code, Process};
 use super::super::runtime::Runtime as Running;
 use super::super::unwind::Walk;
 use super::super::{RawStack, module};
-use super::{Bytes, Copied, Module, Recording, Runtime, digits};
+use super::{Bytes, Copied, Go, Module, Recording, Runtime, digits};
+use crate::binary::pclntab::GoTable;
 use crate::model::Frame;
 
 /// The directory of the recordings; without it none are made.
@@ -24,9 +26,12 @@ const DIRECTORY: &str = "CONNLEAK_RECORD_STACKS";
 /// Characters from which on a text is written as one.
 const MIN_TEXT: usize = 24;
 
+/// Bytes by address or place in a file.
+type Pieces = Vec<(u64, Vec<u8>)>;
+
 #[derive(Default)]
 struct Notes {
-    memory: Vec<(u64, Vec<u8>)>,
+    memory: Pieces,
     native: BTreeMap<u64, Vec<Frame>>,
     written: u32,
 }
@@ -76,8 +81,19 @@ pub(in crate::symbolize) fn note_native(address: u64, frames: &[Frame]) {
 /// The stack was understood.
 pub(in crate::symbolize) fn write(raw: &RawStack, process: &Process, walk: &Walk) {
     let Some(directory) = directory() else { return };
-    let Some(runtime) = process.runtime.as_ref().and_then(runtime) else { return };
+    let mut of_file = None;
+    let runtime = match &process.runtime {
+        Some(running) => runtime(running),
+        None => {
+            of_file = go(process, walk);
+            Some(of_file.as_ref().map_or(Runtime::Native, |(go, _)| Runtime::Go(go.clone())))
+        }
+    };
+    let Some(runtime) = runtime else { return };
     NOTES.with_borrow_mut(|notes| {
+        if let Some((_, pieces)) = of_file {
+            notes.memory = pieces;
+        }
         let recording = Recording {
             stack: copied(raw),
             runtime,
@@ -119,6 +135,65 @@ fn runtime(runtime: &Running) -> Option<Runtime> {
         Running::Php(php) => Some(Runtime::Php(php.engine())),
         // Writes its memory down itself: `tests/clients/python/record_frames.py`.
         Running::Python(_) | Running::Unknown(_) => None,
+    }
+}
+
+/// The function table that the walk leads through, and the pieces of the file that it takes to name
+/// what was met.
+fn go(process: &Process, walk: &Walk) -> Option<(Go, Pieces)> {
+    let addresses = walk.addresses.iter().map(|address| address.lookup());
+    let code_at = |address| {
+        let (index, map) = process.maps.code_at(address)?;
+        let code = process.code[index].as_ref()?;
+        Some((code.module.go_table()?, map, code.bias?, &code.owner.name))
+    };
+    let (table, map, bias, module) = addresses.clone().find_map(code_at)?;
+    let mapped = map.start..map.end;
+    let met: Vec<u64> = addresses
+        .filter(|address| mapped.contains(address))
+        .map(|address| address.wrapping_sub(bias))
+        .collect();
+    let (layout, file) = table.parts();
+    let names = |file: &[u8]| {
+        let table = GoTable::at(layout.clone(), file);
+        met.iter().map(|address| table.resolve(*address)).collect::<Vec<_>>()
+    };
+    let wanted = names(file);
+    let mut left = file.to_vec();
+    leave_out(&mut left, 0..file.len(), &|file| names(file) == wanted);
+    let mut pieces = Pieces::new();
+    for (index, part) in left.chunks(PART).enumerate() {
+        let at = (index * PART) as u64;
+        if part.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        match pieces.last_mut() {
+            Some((start, piece)) if *start + piece.len() as u64 == at => piece.extend(part),
+            _ => pieces.push((at, part.to_vec())),
+        }
+    }
+    let (module, layout, len) = (module.clone(), layout.clone(), file.len());
+    Some((Go { module, mapped, bias, layout, len }, pieces))
+}
+
+/// Bytes of a file that are kept or left out together.
+const PART: usize = 8;
+
+/// Zeroes whatever of a range makes no difference.
+fn leave_out(file: &mut [u8], range: Range<usize>, is_same: &dyn Fn(&[u8]) -> bool) {
+    let kept = file[range.clone()].to_vec();
+    if kept.iter().all(|byte| *byte == 0) {
+        return;
+    }
+    file[range.clone()].fill(0);
+    if is_same(file) {
+        return;
+    }
+    file[range.clone()].copy_from_slice(&kept);
+    if range.len() > PART {
+        let middle = range.start + (range.len() / 2).next_multiple_of(PART);
+        leave_out(file, range.start..middle, is_same);
+        leave_out(file, middle..range.end, is_same);
     }
 }
 

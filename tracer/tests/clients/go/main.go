@@ -181,6 +181,8 @@ func (c *client) run(words []string) error {
 		return repeat(number(2), func() error { return c.leak(word(1)) })
 	case "healthy":
 		return repeat(number(2), func() error { return c.healthy(word(1)) })
+	case "charge", "charge_first", "detached":
+		return c.apart(word(0), word(1))
 	case "returned_in_transaction":
 		return burst(number(1), func() error { return returnInTransaction(c.ctx, c.db) })
 	case "ended_in_time":
