@@ -10,9 +10,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{sh, workspace};
+
+/// The newest Go toolchain among the tools, which pgx v5 needs.
+pub const NEWEST_GO: &str = "go-newest";
 
 /// Where Debian's packages put the sources of Go drivers.
 pub const GO_PACKAGES: &str = "/usr/share/gocode";
@@ -217,6 +220,16 @@ pub fn build_go() -> Result<()> {
     go_build(&source, "client-pie", &["-buildmode=pie"])
 }
 
+/// Builds the Go client that needs the newest toolchain, which must be there.
+///
+/// # Errors
+/// When it is not, or Go fails.
+pub fn build_newest_go() -> Result<()> {
+    let mut go = go_of(&go_root(NEWEST_GO)?);
+    go.arg("build").arg("-o").arg(go_dir().join("client-5")).arg(".");
+    sh::run(go.current_dir(sources().join("go5")))
+}
+
 /// Builds the C client, with the system's libpq.
 ///
 /// # Errors
@@ -389,6 +402,30 @@ pub fn go(program: impl AsRef<OsStr>) -> Command {
     let mut go = Command::new(program);
     go.env("GO111MODULE", "off").env("GOPATH", GO_PACKAGES).env("GOFLAGS", "");
     go.env("GOTOOLCHAIN", "local").env("GOCACHE", workspace::tools().join("go-cache"));
+    go
+}
+
+/// `GOROOT` of a toolchain among the tools.
+///
+/// # Errors
+/// When it is not there.
+pub fn go_root(toolchain: &str) -> Result<PathBuf> {
+    let lib = workspace::tools().join(toolchain).join("usr/lib");
+    let entries = fs::read_dir(&lib)
+        .with_context(|| format!("{}: run `cargo xtask setup`", lib.display()))?;
+    let roots: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    match &roots[..] {
+        [root] => Ok(root.clone()),
+        _ => bail!("{} has {} toolchains instead of one", lib.display(), roots.len()),
+    }
+}
+
+/// [`go`] of the toolchain with this root, with the packages beside it.
+#[must_use]
+pub fn go_of(root: &Path) -> Command {
+    let mut go = go(root.join("bin/go"));
+    let packages = root.join("../../share/gocode");
+    go.env("GOROOT", root).env("GOPATH", format!("{GO_PACKAGES}:{}", packages.display()));
     go
 }
 

@@ -4,7 +4,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result};
-use xtask::{sh, workspace};
+use xtask::{clients, sh, workspace};
 
 use crate::apt::Apt;
 use crate::setup::Unavailable;
@@ -23,7 +23,7 @@ struct Toolchain {
 const TOOLCHAINS: [Toolchain; 2] = [
     Toolchain { name: "go-1.24", suite: "trixie", prefix: "golang-1.24", libraries: &[] },
     Toolchain {
-        name: "go-newest",
+        name: clients::NEWEST_GO,
         suite: "sid",
         prefix: "golang-1.",
         libraries: &[
@@ -38,10 +38,10 @@ const TOOLCHAINS: [Toolchain; 2] = [
     },
 ];
 
-/// Fetches those that are not there yet; says so for each. An error is [`Unavailable`] where the
-/// mirror does not give one.
-pub fn ensure() -> Result<()> {
-    for toolchain in &TOOLCHAINS {
+/// Fetches those that are not there yet, all or only the newest; says so for each. An error is
+/// [`Unavailable`] where the mirror does not give one.
+pub fn ensure(all: bool) -> Result<()> {
+    for toolchain in TOOLCHAINS.iter().filter(|it| all || it.name == clients::NEWEST_GO) {
         let dir = workspace::tools().join(toolchain.name);
         if dir.join("complete").exists() {
             continue;

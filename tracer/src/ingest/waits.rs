@@ -79,8 +79,8 @@ impl Waits {
             return None;
         }
         let number = self.number(tgid, pool, instance)?;
-        let object = proc.memory::<OBJECT_BYTES>(Pid(tgid), instance)?;
-        let max_open = max_open(sizes, &object);
+        let read = |address| proc.memory::<OBJECT_BYTES>(Pid(tgid), address);
+        let max_open = max_open(sizes, instance, read);
         if self.sizes.insert((tgid, pool, instance), max_open) == Some(max_open) {
             return None;
         }

@@ -7,7 +7,7 @@ use std::{
     sync::Mutex,
 };
 
-use xtask::{clients, workspace};
+use xtask::clients;
 
 /// A Go toolchain: the system's, or one that the tasks keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,23 +47,21 @@ impl Go {
         let name = match self {
             Self::System => return PathBuf::from("/usr/lib/go"),
             Self::V1_24 => "go-1.24",
-            Self::Newest => "go-newest",
+            Self::Newest => clients::NEWEST_GO,
         };
-        let lib = workspace::tools().join(name).join("usr/lib");
-        let mut roots: Vec<_> = std::fs::read_dir(&lib)
-            .unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask setup`", lib.display()))
-            .map(|entry| entry.expect("directory entry").path())
-            .collect();
-        assert_eq!(roots.len(), 1, "one toolchain in {}", lib.display());
-        roots.remove(0)
+        clients::go_root(name).expect("a toolchain")
     }
 
-    /// `GOPATH` of the toolchain: pgx v5 needs a newer one than the system's.
-    fn packages(self) -> String {
-        let system = clients::GO_PACKAGES;
+    /// Its `go`; pgx v5 needs a newer one than the system's.
+    fn command(self) -> Command {
+        let root = self.root();
         match self {
-            Self::Newest => format!("{system}:{}/../../share/gocode", self.root().display()),
-            _ => system.to_owned(),
+            Self::Newest => clients::go_of(&root),
+            _ => {
+                let mut go = clients::go(root.join("bin/go"));
+                go.env("GOROOT", root);
+                go
+            }
         }
     }
 
@@ -81,8 +79,8 @@ impl Go {
             Mode::StrippedPie => &["-buildmode=pie", "-ldflags=-s -w"],
             Mode::ExternalPie => &["-buildmode=pie", "-ldflags=-s -w -linkmode=external"],
         };
-        let root = self.root();
-        let output = clients::go(root.join("bin/go"))
+        let output = self
+            .command()
             .arg("build")
             .args(flags)
             .args(more)
@@ -90,8 +88,6 @@ impl Go {
             .arg(&out)
             .arg(".")
             .current_dir(source)
-            .env("GOROOT", &root)
-            .env("GOPATH", self.packages())
             .output()
             .expect("go runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -46,6 +46,8 @@ pub enum Kind {
     NodeWithPerfMap,
     /// With command-line flags.
     Go(Build, &'static [&'static str]),
+    /// The Go client on pgx v5, with command-line flags.
+    Go5(&'static [&'static str]),
     Python,
     /// The same program, with neither psycopg2 nor libpq before its first command.
     LatePython,
@@ -108,6 +110,11 @@ impl Kind {
                     Build::Pie => "go/client-pie",
                 };
                 let mut go = Command::new(workspace::target().join("clients").join(name));
+                go.args(flags);
+                go
+            }
+            Self::Go5(flags) => {
+                let mut go = Command::new(clients::go_dir().join("client-5"));
                 go.args(flags);
                 go
             }
