@@ -243,13 +243,13 @@ pub fn build_c() -> Result<()> {
     sh::run(&mut cc)
 }
 
-/// Builds the Rust client that every test has: that of deadpool, as `cargo build --release` makes
-/// it. Cargo itself sees whether there is anything to do.
+/// Builds the Rust clients that every test has, as `cargo build --release` makes them: those of
+/// deadpool and of r2d2. Cargo itself sees whether there is anything to do.
 ///
 /// # Errors
 /// When cargo fails.
 pub fn build_rust() -> Result<()> {
-    rust_build("release", &["--package", "deadpool-client"])
+    rust_build("release", &["--package", "deadpool-client", "--package", "r2d2-client"])
 }
 
 /// Builds the Rust clients of all pools, and one without symbols and with link-time optimisation.

@@ -67,6 +67,8 @@ pub enum Kind {
     Ruby,
     /// The client of a pool, as a profile builds it.
     Rust(&'static str, Profile),
+    /// That of r2d2, with so many connections at most.
+    R2d2(&'static str),
 }
 
 pub const NODE: Kind = Kind::Node("{}");
@@ -139,6 +141,11 @@ impl Kind {
             }
             Self::Descriptors => python("python/descriptors.py"),
             Self::Rust(pool, profile) => Command::new(rust_client(pool, profile)),
+            Self::R2d2(max_size) => {
+                let mut rust = Command::new(rust_client("r2d2", Profile::Release));
+                rust.arg(max_size);
+                rust
+            }
             Self::C => Command::new(clients::c_dir().join("client")),
             Self::Java(options) => {
                 let mut java = Command::new("java");
