@@ -13,7 +13,8 @@ const Module = require('module');
 const { readvSync } = require('fs');
 
 const MAGIC = 'connleak.mark/1 ';
-const TAKEN = '+';
+// pg-pool's.
+const TAKEN = 'a';
 const RETURNED = '-';
 // Of a mark, with the NUL at its end.
 const MAX_BYTES = MAGIC.length + 1 + 1024;

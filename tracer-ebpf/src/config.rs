@@ -1,9 +1,10 @@
 //! What user space tells the kernel side once, before the programs are loaded.
 //!
-//! May import [`limits`](crate::limits). Invariant: a zero offset means "this kernel has no such
+//! May import [`limits`](crate::limits) and [`mark`](crate::mark). Invariant: a zero offset means "this kernel has no such
 //! field" and turns the feature off; nothing is guessed.
 
 use crate::limits::MAX_PORTS;
+use crate::mark::POOLS;
 
 /// Read-only configuration, the single element of the `CONFIG` array map.
 ///
@@ -19,8 +20,9 @@ pub struct Config {
     pub any_unix_port: u32,
     /// User space's own process id, never watched.
     pub own_tgid: u32,
-    /// Pool of the catalogue (index) that a process's own [marks](crate::mark) are about.
-    pub marked_pool: u32,
+    pub _pad: u32,
+    /// Pools of the catalogue (index) that processes' own [marks](crate::mark) are about, by their byte.
+    pub marked_pools: [u32; POOLS],
     pub off: Offsets,
 }
 
@@ -78,7 +80,7 @@ pub struct Offsets {
 }
 
 const _: () = assert!(size_of::<Offsets>() == 24 * 4);
-const _: () = assert!(size_of::<Config>() == 2 * MAX_PORTS + 16 + size_of::<Offsets>());
+const _: () = assert!(size_of::<Config>() == 2 * MAX_PORTS + 16 + 4 * POOLS + size_of::<Offsets>());
 
 /// Value of the process map, by tgid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -14,7 +14,7 @@ pub const ACTION_FORGET: u8 = 3;
 /// A driver without a pool made a connection (libpq): joins handle and socket, is no checkout.
 pub const ACTION_CONNECT: u8 = 4;
 /// A caller asks a pool for a connection; attached at the entry of the acquire function. The handle
-/// is the pool itself, and the caller is the goroutine.
+/// is the pool itself, or leads to it.
 pub const ACTION_ENTER: u8 = 5;
 /// Unused entry of the probe array.
 pub const ACTION_NONE: u8 = 0;
@@ -55,7 +55,10 @@ pub struct ProbeSpec {
     /// With `has_unless`: nothing happens when the word at this offset has that value.
     pub unless: u64,
     pub unless_offset: u32,
-    pub has_unless: u32,
+    pub has_unless: u16,
+    /// Not zero: who enters an acquire and returns from it is the same thread; else the same
+    /// goroutine, which is not looked for where connections are found by their key.
+    pub by_thread: u16,
     /// From the identity to the fd.
     pub chains: [Chain; MAX_CHAINS],
 }

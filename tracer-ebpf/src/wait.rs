@@ -2,7 +2,8 @@
 //!
 //! May import nothing. Invariants: a caller is set at the entry and removed at the return, never
 //! counted, because entries fire twice when a Go stack grows; the identity of a caller is its
-//! goroutine (the runtime's `g`, which stays in one place), because goroutines change threads.
+//! goroutine (the runtime's `g`, which stays in one place), because goroutines change threads, and
+//! the thread where acquires block theirs.
 
 /// A caller in an acquire. The pool is part of it: an acquire of one kind of pool may call that of
 /// another (pgxpool below `database/sql`), and both are under way then.
@@ -12,7 +13,7 @@ pub struct CallerKey {
     pub tgid: u32,
     /// Pool of the catalogue, by index.
     pub pool: u32,
-    /// Address of the goroutine's `g`.
+    /// Address of the goroutine's `g`, or the thread's id.
     pub caller: u64,
 }
 

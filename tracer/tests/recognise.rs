@@ -174,6 +174,41 @@ fn a_file_that_marks_checkouts_is_told_by_how_the_process_was_started() {
 }
 
 #[test]
+fn a_directory_that_marks_checkouts_is_told_by_what_the_interpreter_heeds() {
+    let notes = |arguments: &[&str], variables: &[&str]| {
+        let tree = Tree::new();
+        let site = "/opt/venv/lib/python3.11/site-packages";
+        tree.maps(&[&format!("{site}/asyncpg/protocol/protocol.cpython-311-x86_64-linux-gnu.so")]);
+        tree.started(arguments, "/srv/app", variables);
+        let facts = Facts { runtime: Some(Runtime::Python), ..Facts::default() };
+        let said = |pool: PoolSeen| Some((pool.name, pool.note?));
+        tree.pools(&facts).into_iter().filter_map(said).collect::<Vec<_>>()
+    };
+    let note = "The process loads connleak_python: checkouts that it marks are observed.";
+    let told = [("asyncpg".to_owned(), note.to_owned())];
+    let search = &["PYTHONPATH=/srv/lib:/opt/connleak_python"];
+    for arguments in [
+        &["python3", "main.py"][..],
+        &["python3", "-Bu", "-W", "error::ImportWarning", "-X", "dev", "-m", "app", "-I"],
+        &["python3", "-Wignore:S", "-OO", "main.py", "-S"],
+        &["python3", "--check-hash-based-pycs", "never", "-E"],
+        &["python3"],
+        &["app: worker 3"],
+        &[],
+    ] {
+        assert_eq!(notes(arguments, search), told, "{arguments:?}");
+    }
+    for arguments in
+        [&["python3", "-I", "main.py"][..], &["python3", "-X", "dev", "-BE", "-m", "app"]]
+    {
+        assert_eq!(notes(arguments, search), [], "{arguments:?}");
+    }
+    let plain = &["python3", "connleak_python"];
+    assert_eq!(notes(plain, &["PYTHONPATH=/opt/connleak_python_2"]), []);
+    assert_eq!(notes(plain, &["OTHER=/opt/connleak_python"]), []);
+}
+
+#[test]
 fn a_perf_map_tells_that_a_package_is_loaded() {
     let tree = Tree::new();
     tree.npm("/srv/app/node_modules/pg-pool", "3.10.0");

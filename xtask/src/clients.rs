@@ -10,9 +10,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{sh, workspace};
+
+/// The newest Go toolchain among the tools, which pgx v5 needs.
+pub const NEWEST_GO: &str = "go-newest";
 
 /// Where Debian's packages put the sources of Go drivers.
 pub const GO_PACKAGES: &str = "/usr/share/gocode";
@@ -217,30 +220,20 @@ pub fn build_go() -> Result<()> {
     go_build(&source, "client-pie", &["-buildmode=pie"])
 }
 
-/// The directory of a Go toolchain among the tools, with its `bin/go`.
+/// Builds the Go clients of the newest toolchain, which must be there: one without symbols, and one
+/// whose packages need it.
 ///
 /// # Errors
-/// When it is not there.
-pub fn go_root(name: &str) -> Result<PathBuf> {
-    let lib = workspace::tools().join(name).join("usr/lib");
-    let read = || format!("{}: run `cargo xtask setup`", lib.display());
-    let mut roots = fs::read_dir(&lib).with_context(read)?;
-    Ok(roots.next().with_context(read)??.path())
-}
-
-/// The newest of them.
-pub const NEWEST_GO: &str = "go-newest";
-
-/// The Go client without symbols, by the newest toolchain.
-///
-/// # Errors
-/// When it is not there or Go fails.
-pub fn build_go_newest() -> Result<()> {
+/// When it is not, or Go fails.
+pub fn build_newest_go() -> Result<()> {
     let root = go_root(NEWEST_GO)?;
-    let mut go = go(root.join("bin/go"));
-    go.env("GOROOT", &root).args(["build", "-ldflags=-s -w", "-o"]);
-    go.arg(go_dir().join("client-newest")).arg(".").current_dir(sources().join("go"));
-    sh::run(&mut go)
+    let build = |source: &str, name: &str, flags: &[&str]| {
+        let mut go = go_of(&root);
+        go.arg("build").args(flags).arg("-o").arg(go_dir().join(name)).arg(".");
+        sh::run(go.current_dir(sources().join(source)))
+    };
+    build("go", "client-newest", &["-ldflags=-s -w"])?;
+    build("go5", "client-5", &[])
 }
 
 /// Builds the C client, with the system's libpq.
@@ -256,13 +249,13 @@ pub fn build_c() -> Result<()> {
     sh::run(&mut cc)
 }
 
-/// Builds the Rust client that every test has: that of deadpool, as `cargo build --release` makes
-/// it. Cargo itself sees whether there is anything to do.
+/// Builds the Rust clients that every test has, as `cargo build --release` makes them: those of
+/// deadpool and of r2d2. Cargo itself sees whether there is anything to do.
 ///
 /// # Errors
 /// When cargo fails.
 pub fn build_rust() -> Result<()> {
-    rust_build("release", &["--package", "deadpool-client"])
+    rust_build("release", &["--package", "deadpool-client", "--package", "r2d2-client"])
 }
 
 /// Builds the Rust clients of all pools, and one without symbols and with link-time optimisation.
@@ -415,6 +408,30 @@ pub fn go(program: impl AsRef<OsStr>) -> Command {
     let mut go = Command::new(program);
     go.env("GO111MODULE", "off").env("GOPATH", GO_PACKAGES).env("GOFLAGS", "");
     go.env("GOTOOLCHAIN", "local").env("GOCACHE", workspace::tools().join("go-cache"));
+    go
+}
+
+/// `GOROOT` of a toolchain among the tools.
+///
+/// # Errors
+/// When it is not there.
+pub fn go_root(toolchain: &str) -> Result<PathBuf> {
+    let lib = workspace::tools().join(toolchain).join("usr/lib");
+    let entries = fs::read_dir(&lib)
+        .with_context(|| format!("{}: run `cargo xtask setup`", lib.display()))?;
+    let roots: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    match &roots[..] {
+        [root] => Ok(root.clone()),
+        _ => bail!("{} has {} toolchains instead of one", lib.display(), roots.len()),
+    }
+}
+
+/// [`go`] of the toolchain with this root, with the packages beside it.
+#[must_use]
+pub fn go_of(root: &Path) -> Command {
+    let mut go = go(root.join("bin/go"));
+    let packages = root.join("../../share/gocode");
+    go.env("GOROOT", root).env("GOPATH", format!("{GO_PACKAGES}:{}", packages.display()));
     go
 }
 

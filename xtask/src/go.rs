@@ -38,10 +38,10 @@ const TOOLCHAINS: [Toolchain; 2] = [
     },
 ];
 
-/// Fetches those that are not there yet; says so for each. An error is [`Unavailable`] where the
-/// mirror does not give one.
-pub fn ensure() -> Result<()> {
-    for toolchain in &TOOLCHAINS {
+/// Fetches those that are not there yet, all or only the newest; says so for each. An error is
+/// [`Unavailable`] where the mirror does not give one.
+pub fn ensure(all: bool) -> Result<()> {
+    for toolchain in TOOLCHAINS.iter().filter(|it| all || it.name == clients::NEWEST_GO) {
         let dir = workspace::tools().join(toolchain.name);
         if dir.join("complete").exists() {
             continue;

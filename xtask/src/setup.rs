@@ -223,11 +223,12 @@ fn install(groups: &[Group], voice: Voice) -> Result<()> {
         cargo_deny(voice)?;
     }
     // Last, for the mirror that they come from may be out of reach.
-    if groups.contains(&Group::Binaries) || real {
-        go::ensure()?;
+    let binaries = groups.contains(&Group::Binaries);
+    if binaries || real {
+        go::ensure(binaries)?;
     }
     if real {
-        clients::build_go_newest()?;
+        clients::build_newest_go()?;
         pythons::ensure(further)?;
     }
     Ok(())

@@ -4,7 +4,10 @@
 //! marked is said of the process's own connection only, that which the marked descriptor refers to.
 
 use aya_ebpf::{bindings::pt_regs, helpers::bpf_get_current_pid_tgid};
-use tracer_ebpf::mark::{MAGIC, NO_POOL, RETURNED, TAKEN, TEXT_AT};
+use tracer_ebpf::{
+    conn::FLAG_DRIVER,
+    mark::{MAGIC, NO_POOL, RETURNED, TAKEN, TEXT_AT},
+};
 
 use super::{
     count::now,
@@ -39,10 +42,17 @@ pub fn on_mark(regs: *const pt_regs) {
                 (*conn).released_at = at;
             }
         }
-    } else if what == TAKEN && config.marked_pool != NO_POOL {
+        return;
+    }
+    let Some(&pool) = config.marked_pools.get(usize::from(what.wrapping_sub(TAKEN))) else {
+        return;
+    };
+    if pool != NO_POOL {
         // SAFETY: a live map value; `regs` as above.
         let site = unsafe {
-            (*conn).pool = config.marked_pool;
+            (*conn).pool = pool;
+            // Whoever made it, it is a pool's.
+            (*conn).flags &= !FLAG_DRIVER;
             (*conn).held = 1;
             (*conn).acquired_at = at;
             (*conn).acquire_tid = pid_tgid as u32;

@@ -152,6 +152,8 @@ fn on_key_probe(spec: &ProbeSpec, regs: *const pt_regs, object: u64) {
     if unsafe { PROCS.get(tgid) }.is_none_or(|process| process.flags & PROC_CONNECTED == 0) {
         return;
     }
+    // Whether it got one is not known where none is joined: that wait is over, and not counted.
+    let caller = if spec.by_thread != 0 { waits::leave(spec, regs, pid_tgid) } else { None };
     if spec.has_unless != 0
         && user::<u64>(object.wrapping_add(u64::from(spec.unless_offset))) == Some(spec.unless)
     {
@@ -170,6 +172,10 @@ fn on_key_probe(spec: &ProbeSpec, regs: *const pt_regs, object: u64) {
             (*conn).released_at = at;
         }
         return;
+    }
+    if let Some(caller) = caller {
+        // SAFETY: a live map value.
+        unsafe { waits::served(spec, tgid, &caller, conn, at) };
     }
     // SAFETY: a live map value; `regs` as in `register`.
     let site = unsafe {
@@ -201,11 +207,11 @@ fn on_probe(ctx: &ProbeContext, index: u32) {
     let pid_tgid = bpf_get_current_pid_tgid();
     let tgid = (pid_tgid >> 32) as u32;
     if spec.action == ACTION_ENTER {
-        waits::enter(regs, tgid, spec.pool, identity);
+        waits::enter(spec, regs, pid_tgid, identity);
         return;
     }
     let caller =
-        if spec.action == ACTION_ACQUIRE { waits::leave(regs, tgid, spec.pool) } else { None };
+        if spec.action == ACTION_ACQUIRE { waits::leave(spec, regs, pid_tgid) } else { None };
     if identity == 0 {
         if let Some(caller) = caller {
             waits::waited(tgid, spec.pool, &caller, now(), false);
@@ -267,15 +273,7 @@ fn on_probe(ctx: &ProbeContext, index: u32) {
     };
     if let Some(caller) = caller {
         // SAFETY: a live map value.
-        let opened_at = unsafe {
-            if caller.instance != 0 {
-                (*conn).pool_instance = caller.instance;
-            }
-            (*conn).opened_at
-        };
-        // What it takes to open a connection is no wait for one.
-        let end = if opened_at > caller.entered_at { opened_at } else { at };
-        waits::waited(tgid, spec.pool, &caller, end, true);
+        unsafe { waits::served(spec, tgid, &caller, conn, at) };
     }
     // SAFETY: a live map value; `regs` as in `register`.
     let site = unsafe {

@@ -4,7 +4,11 @@
 
 use std::io::{Write as _, stdout};
 
-use tracer_ebpf::{config::Config, limits::MAX_PORTS};
+use tracer_ebpf::{
+    config::Config,
+    limits::MAX_PORTS,
+    mark::{NO_POOL, POOLS},
+};
 
 use super::{
     EXIT_FAILED, EXIT_NOTHING,
@@ -44,7 +48,8 @@ fn try_hooks(facts: &facts::Facts) -> Vec<HookStatus> {
         only_marked: 1,
         any_unix_port: 0,
         own_tgid: std::process::id(),
-        marked_pool: tracer_ebpf::mark::NO_POOL,
+        _pad: 0,
+        marked_pools: [NO_POOL; POOLS],
         off: facts.offsets.clone().unwrap_or_default(),
     };
     let mut kernel = Kernel::load(config, &[], Bounds::default(), 0);

@@ -79,8 +79,8 @@ impl Waits {
             return None;
         }
         let number = self.number(tgid, pool, instance)?;
-        let object = proc.memory::<OBJECT_BYTES>(Pid(tgid), instance)?;
-        let max_open = max_open(sizes, &object);
+        let read = |address| proc.memory::<OBJECT_BYTES>(Pid(tgid), address);
+        let max_open = max_open(sizes, instance, read);
         if self.sizes.insert((tgid, pool, instance), max_open) == Some(max_open) {
             return None;
         }
@@ -124,7 +124,9 @@ impl Waits {
                 kernel.waits().forget_pool(key);
             } else if let Some(waits) = self.entry(&mut now, (tgid, pool, instance), pools) {
                 waits.served = over.served;
-                waits.failed = over.failed;
+                if waits.failed.is_some() {
+                    waits.failed = Some(over.failed);
+                }
                 waits.nanos = over.nanos;
                 waits.longest = over.longest;
             }
@@ -152,8 +154,11 @@ impl Waits {
         pools: &[PoolName],
     ) -> Option<&'a mut PoolWaits> {
         let (tgid, pool, instance) = key;
-        let name = &pools.get(pool as usize)?.name;
+        let PoolName { name, joins_by_key, .. } = pools.get(pool as usize)?;
         let number = self.number(tgid, pool, instance)?;
-        Some(now.entry(key).or_insert_with(|| PoolWaits::none(name.clone(), number)))
+        Some(now.entry(key).or_insert_with(|| PoolWaits {
+            failed: (!joins_by_key).then_some(0),
+            ..PoolWaits::none(name.clone(), number)
+        }))
     }
 }

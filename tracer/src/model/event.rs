@@ -282,7 +282,8 @@ pub struct PoolWaits {
     pub since: Vec<MonoNanos>,
     /// Waits so far that ended with a connection, and without.
     pub served: u64,
-    pub failed: u64,
+    /// `None` where an acquire without a connection does not show.
+    pub failed: Option<u64>,
     /// Time of all that ended, and the longest, in nanoseconds.
     pub nanos: u64,
     pub longest: u64,
@@ -298,7 +299,7 @@ impl PoolWaits {
             waiting: 0,
             since: Vec::new(),
             served: 0,
-            failed: 0,
+            failed: Some(0),
             nanos: 0,
             longest: 0,
         }

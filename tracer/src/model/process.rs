@@ -165,7 +165,8 @@ impl Process {
         if known != checkout.is_some() {
             self.sees_checkouts = checkout.is_some();
         }
-        if let Some(checkout) = checkout.filter(|of| !self.handed_out.contains(&of.pool)) {
+        let is_news = |of: &&Checkout| of.is_pool && !self.handed_out.contains(&of.pool);
+        if let Some(checkout) = checkout.filter(is_news) {
             self.handed_out.insert(checkout.pool.clone());
         }
     }
@@ -174,8 +175,9 @@ impl Process {
     /// or a client that was made alone, so nothing follows from that.
     #[must_use]
     pub fn marks(&self, pool: &str) -> bool {
-        // No function of a pool in JavaScript is probed.
-        self.runtime() == Some(Runtime::Node) && self.handed_out.contains(pool)
+        // No function of a pool in JavaScript or Python is probed.
+        matches!(self.runtime(), Some(Runtime::Node | Runtime::Python))
+            && self.handed_out.contains(pool)
     }
 
     /// What its probes do not tell of a connection did not happen: they see every checkout. Of

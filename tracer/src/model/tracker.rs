@@ -13,8 +13,8 @@ use super::{
     connection::{Connection, Opened, StackOf, app_frame, own_paths},
     costs::Costs,
     event::{
-        ConnId, Event, Fd, MonoNanos, Pid, PoolWaits, ProcessSeen, ServerUse, Stack, StackEvent,
-        WirePhase, WireState,
+        ConnId, Event, Fd, MonoNanos, Pid, PoolWaits, ProcessSeen, Runtime, ServerUse, Stack,
+        StackEvent, WirePhase, WireState,
     },
     finding::Finding,
     habits,
@@ -606,9 +606,13 @@ impl Tracker {
         else {
             return;
         };
-        if !process.waits.iter().any(|waits| waits.is_of(checkout))
-            && !process.keep_waits(&PoolWaits::none(checkout.pool.clone(), instance))
-        {
+        if process.waits.iter().any(|waits| waits.is_of(checkout)) {
+            return;
+        }
+        // Only Go's acquires show what they return without a connection.
+        let failed = (process.runtime() == Some(Runtime::Go)).then_some(0);
+        let none = PoolWaits { failed, ..PoolWaits::none(checkout.pool.clone(), instance) };
+        if !process.keep_waits(&none) {
             self.count(Anomaly::TooManyPools);
         }
     }

@@ -122,9 +122,9 @@ pub struct WaitTotals {
     pub waiting: u64,
     /// For how long the longest of them has, in nanoseconds; `None` of none.
     pub longest_waiting: Option<u64>,
-    /// Waits that ended with a connection, and without.
+    /// Waits that ended with a connection, and without, where that shows.
     pub served: u64,
-    pub failed: u64,
+    pub failed: Option<u64>,
     /// Time of all waits that ended, and the longest, in nanoseconds.
     pub nanos: u64,
     pub longest: u64,
@@ -138,11 +138,12 @@ impl WaitTotals {
     pub fn of<'a>(pools: impl IntoIterator<Item = &'a Waits>, now: MonoNanos) -> Option<Self> {
         let mut sum: Option<Self> = None;
         for pool in pools {
-            let sum = sum.get_or_insert_default();
+            let sum = sum.get_or_insert(Self { failed: Some(0), ..Self::default() });
             sum.waiting = sum.waiting.saturating_add(pool.told.waiting);
             sum.longest_waiting = sum.longest_waiting.max(pool.longest_waiting(now));
             sum.served = sum.served.saturating_add(pool.told.served);
-            sum.failed = sum.failed.saturating_add(pool.told.failed);
+            let failed = sum.failed.zip(pool.told.failed);
+            sum.failed = failed.map(|(sum, more)| sum.saturating_add(more));
             sum.nanos = sum.nanos.saturating_add(pool.told.nanos);
             sum.longest = sum.longest.max(pool.told.longest);
             sum.most_out = sum.most_out.saturating_add(pool.most_out);

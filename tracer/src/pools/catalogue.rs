@@ -9,6 +9,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tracer_ebpf::{
     limits::MAX_KEY_SEARCH,
+    mark::{POOLS, TAKEN},
     probe::{
         ACTION_ACQUIRE, ACTION_CONNECT, ACTION_ENTER, ACTION_FORGET, ACTION_RELEASE, Chain,
         MAX_CHAIN_STEPS, MAX_CHAINS, ProbeSpec, REG_RAX, REG_RBX, REG_RCX, REG_RDI, REG_RDX,
@@ -70,7 +71,7 @@ pub enum Action {
     Release,
     Forget,
     Connect,
-    /// An acquire begins; the handle is the pool, and the caller is the goroutine.
+    /// An acquire begins; the handle is the pool, or leads to it.
     Enter,
 }
 
@@ -177,6 +178,24 @@ pub(super) struct Probe {
     pub accessor: Option<String>,
 }
 
+/// How a process that opts in [marks](tracer_ebpf::mark) the checkouts of a pool.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Marked {
+    /// Name of the file or directory that it was told to load.
+    pub by: String,
+    /// The byte that tells the pool.
+    byte: char,
+}
+
+impl Marked {
+    /// The byte's place among all.
+    #[must_use]
+    pub fn place(&self) -> usize {
+        (self.byte as usize).wrapping_sub(usize::from(TAKEN))
+    }
+}
+
 /// A pool or driver of the catalogue.
 #[derive(Clone, Debug)]
 pub struct Pool {
@@ -189,8 +208,8 @@ pub struct Pool {
     pub behaviour: Option<Behaviour>,
     pub(crate) recognise: Recognise,
     pub(super) names: Names,
-    /// Name of the file that marks its checkouts, where a process loads it.
-    pub marked_by: Option<String>,
+    /// What marks its checkouts, where a process loads it.
+    pub marked: Option<Marked>,
     /// Why nothing of it is probed, in words.
     pub(super) unobserved: Option<String>,
     pub(super) probes: Vec<Probe>,
@@ -285,7 +304,7 @@ struct File {
     #[serde(default)]
     names: Names,
     unobserved: Option<String>,
-    marked_by: Option<String>,
+    marked: Option<Marked>,
     #[serde(default, rename = "probe")]
     probes: Vec<RawProbe>,
     #[serde(default)]
@@ -337,11 +356,18 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
     if !raw.sizes.iter().all(SizeLayout::is_within) {
         return Err(format!("[[size]] names places within {OBJECT_BYTES} bytes"));
     }
+    if raw.marked.as_ref().is_some_and(|marked| marked.place() >= POOLS) {
+        return Err(format!("[marked] has one of {POOLS} bytes, {:?} the first", TAKEN as char));
+    }
     if raw.is_pool != raw.behaviour.is_some() {
         return Err("a pool needs [behaviour], and a driver without a pool has none".to_owned());
     }
+    // What native code calls blocks its thread; Go's goroutines change theirs.
+    let by_thread =
+        raw.names == Names::Rust && raw.probes.iter().any(|probe| probe.action == Action::Enter);
     let mut probes = Vec::new();
     for probe in raw.probes {
+        let is_of_callers = matches!(probe.action, Action::Acquire | Action::Enter);
         let mut spec = ProbeSpec {
             action: match probe.action {
                 Action::Acquire => ACTION_ACQUIRE,
@@ -362,6 +388,7 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
             deref_offset: probe.deref.unwrap_or(0),
             pool: index,
             key_within: probe.key_within.unwrap_or(0),
+            by_thread: u16::from(by_thread && is_of_callers),
             ..ProbeSpec::default()
         };
         if probe.key_within.is_some()
@@ -433,7 +460,7 @@ fn check(raw: File, index: u32) -> Result<Pool, String> {
         behaviour: raw.behaviour,
         recognise: raw.recognise,
         names: raw.names,
-        marked_by: raw.marked_by,
+        marked: raw.marked,
         unobserved: raw.unobserved,
         probes,
         sizes: raw.sizes,
@@ -461,7 +488,7 @@ pub(super) fn set_chains(spec: &mut ProbeSpec, chains: &[Vec<i32>]) -> Result<()
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::{collections::BTreeSet, path::PathBuf};
 
     use super::Catalogue;
     use crate::{model::IdleOrder, pools::ProbeTable};
@@ -480,10 +507,13 @@ mod tests {
     fn the_embedded_files_are_a_catalogue_that_fits_the_probe_programs() {
         let catalogue = Catalogue::embedded().expect("catalogue");
         let table = ProbeTable::new(&catalogue).expect("fits");
-        assert_eq!(table.specs().len(), 19);
+        assert_eq!(table.specs().len(), 20);
         for spec in table.specs() {
             assert!(catalogue.pools().get(spec.pool as usize).is_some());
         }
+        let marked = catalogue.pools().iter().filter_map(|pool| pool.marked.as_ref());
+        let places: Vec<_> = marked.map(super::Marked::place).collect();
+        assert_eq!(places.iter().collect::<BTreeSet<_>>().len(), places.len(), "{places:?}");
         let pool = catalogue.pool("database/sql").expect("database/sql");
         let behaviour = pool.behaviour.as_ref().expect("behaviour");
         assert_eq!((behaviour.idle_order, behaviour.return_ms), (Some(IdleOrder::Lifo), 1_000));
@@ -521,6 +551,9 @@ mod tests {
         assert!(text.ends_with("acquire or connect is probed at = \"returns\""), "{text}");
         let text = problem(&mine().replace("is_pool = true", "is_pool = false"));
         assert!(text.contains("[behaviour]"), "{text}");
+        let text =
+            problem(&mine().replace("[chains]", "[marked]\nby = \"x\"\nbyte = \"i\"\n[chains]"));
+        assert_eq!(text, "mine.toml: [marked] has one of 8 bytes, 'a' the first");
         let text = problem("name = \"mine\"\nis_pool = false\nrecognise = {}\n");
         assert_eq!(text, "mine.toml: [recognise] names nothing that tells it");
     }

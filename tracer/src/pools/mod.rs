@@ -12,4 +12,4 @@ pub(crate) mod size;
 pub(crate) use catalogue::Beside;
 pub use catalogue::{Action, At, Catalogue, CatalogueError, Pool};
 pub use inspect::{BinaryPlan, Point, PoolFound, ProbeTable, inspect};
-pub use size::SizeLayout;
+pub use size::{SizeLayout, Width};

@@ -114,7 +114,7 @@ pub fn pools(catalogue: &Catalogue, proc: &ProcFs, pid: Pid, facts: &Facts<'_>) 
             seen.push(PoolSeen {
                 name: pool.name.clone(),
                 observed: false,
-                note: pool.marked_by.as_ref().and_then(|file| loads(proc, pid, file)),
+                note: pool.marked.as_ref().and_then(|marked| loads(proc, pid, facts, &marked.by)),
                 presence,
                 how: Some(how),
                 pooler: pool.pooler,
@@ -131,11 +131,18 @@ pub fn pools(catalogue: &Catalogue, proc: &ProcFs, pid: Pid, facts: &Facts<'_>) 
     seen
 }
 
-/// Says that the process was told to load this file first, which marks its checkouts.
-fn loads(proc: &ProcFs, pid: Pid, file: &str) -> Option<String> {
-    let names = |text: &[u8]| memchr::memmem::find(text, file.as_bytes()).is_some();
-    let told = proc.variable(pid, "NODE_OPTIONS").is_some_and(|options| names(&options))
-        || proc.arguments(pid).iter().take(node::MAX_ARGUMENTS).any(|argument| names(argument));
+/// Says that the process was told to load this file first, or what is in this directory, which marks
+/// its checkouts.
+fn loads(proc: &ProcFs, pid: Pid, facts: &Facts<'_>, file: &str) -> Option<String> {
+    let arguments = proc.arguments(pid);
+    let told = if facts.runtime == Some(Runtime::Python) {
+        let search = proc.variable(pid, "PYTHONPATH").unwrap_or_default();
+        python::looks_in(file, &search, &arguments)
+    } else {
+        let names = |text: &[u8]| memchr::memmem::find(text, file.as_bytes()).is_some();
+        proc.variable(pid, "NODE_OPTIONS").is_some_and(|options| names(&options))
+            || arguments.iter().take(node::MAX_ARGUMENTS).any(|argument| names(argument))
+    };
     told.then(|| format!("The process loads {file}: checkouts that it marks are observed."))
 }
 

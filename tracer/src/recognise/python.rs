@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::node::MAX_ARGUMENTS;
 use super::{Files, MAX_NAMES, MAX_PLACES, Sign, pattern, shown};
 
 /// Directories that packages are installed in.
@@ -47,6 +48,37 @@ pub(super) fn places(files: &Files<'_>) -> BTreeSet<PathBuf> {
     let search = search.split(|byte| *byte == b':').map(path_of);
     places.extend(search.filter(|path| path.is_absolute()).take(MAX_PLACES));
     places
+}
+
+/// Whether an interpreter with this search path and these arguments looks into a directory of this
+/// name first thing.
+pub(super) fn looks_in(directory: &str, search: &[u8], arguments: &[Vec<u8>]) -> bool {
+    let mut search = search.split(|byte| *byte == b':').map(path_of);
+    search.any(|path| path.ends_with(directory)) && !is_isolated(arguments)
+}
+
+/// Told to ignore its environment, or what is to run before its program.
+fn is_isolated(arguments: &[Vec<u8>]) -> bool {
+    let mut arguments = arguments.iter().skip(1).take(MAX_ARGUMENTS);
+    while let Some(options) = arguments.next().and_then(|it| it.strip_prefix(b"-")) {
+        for (at, option) in options.iter().enumerate() {
+            match option {
+                b'E' | b'I' | b'S' => return true,
+                // The program.
+                b'c' | b'm' => return false,
+                // With a value, behind it or apart.
+                b'W' | b'X' => {
+                    if at + 1 == options.len() {
+                        arguments.next();
+                    }
+                    break;
+                }
+                b'-' => break,
+                _ => {}
+            }
+        }
+    }
+    false
 }
 
 /// A package without native code in one of the places; or with some, of which none is loaded: then

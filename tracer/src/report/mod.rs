@@ -187,7 +187,7 @@ pub struct WaitsRow {
     pub longest_waiting_ms: Option<u64>,
     /// Waits that ended with a connection, and without.
     pub served: u64,
-    pub failed: u64,
+    pub failed: Option<u64>,
     /// Time of all waits that ended, and the longest.
     pub waited_ms: u64,
     pub longest_waited_ms: u64,

@@ -478,7 +478,8 @@ fn waits_words(waits: &WaitsRow) -> Option<String> {
     if let Some(waiting) = waiting_words(waits) {
         words.push(format!("waiting for a connection: {waiting}"));
     }
-    let over = waits.served.saturating_add(waits.failed);
+    let failed = waits.failed.unwrap_or(0);
+    let over = waits.served.saturating_add(failed);
     if let Some(mean) = waits.waited_ms.checked_div(over) {
         words.push(format!(
             "waits that ended: {over}, after {} on average, the longest {}",
@@ -486,8 +487,8 @@ fn waits_words(waits: &WaitsRow) -> Option<String> {
             ms(waits.longest_waited_ms)
         ));
     }
-    if waits.failed > 0 {
-        words.push(format!("{} of them without a connection", waits.failed));
+    if failed > 0 {
+        words.push(format!("{failed} of them without a connection"));
     }
     (!words.is_empty()).then(|| words.join("; "))
 }

@@ -136,7 +136,8 @@ impl Session {
             only_marked: u32::from(!targets.everything()),
             any_unix_port: u32::from(options.any_unix_port),
             own_tgid: std::process::id(),
-            marked_pool: programs.marked_pool(),
+            _pad: 0,
+            marked_pools: programs.marked_pools(),
             off: offsets,
         };
         let mut kernel = Kernel::load(config, programs.specs(), options.bounds, options.log_level)?;

@@ -11,7 +11,10 @@ use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
-use tracer_ebpf::{mark::NO_POOL, probe::ProbeSpec};
+use tracer_ebpf::{
+    mark::{NO_POOL, POOLS},
+    probe::ProbeSpec,
+};
 
 use crate::{
     binary::FileId,
@@ -104,11 +107,14 @@ impl Programs {
         pools.map(name).collect()
     }
 
-    /// The pool that marks are about, as connections refer to it.
+    /// The pools that marks are about, as connections refer to them, by the byte that tells them.
     #[must_use]
-    pub fn marked_pool(&self) -> u32 {
-        let marked = self.catalogue.pools().iter().position(|pool| pool.marked_by.is_some());
-        marked.and_then(|index| u32::try_from(index).ok()).unwrap_or(NO_POOL)
+    pub fn marked_pools(&self) -> [u32; POOLS] {
+        std::array::from_fn(|byte| {
+            let is_told = |pool: &Pool| pool.marked.as_ref().is_some_and(|it| it.place() == byte);
+            let pool = self.catalogue.pools().iter().position(is_told);
+            pool.and_then(|index| u32::try_from(index).ok()).unwrap_or(NO_POOL)
+        })
     }
 
     /// What could not be inspected or probed, in words.

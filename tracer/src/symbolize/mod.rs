@@ -18,6 +18,7 @@ mod generated;
 mod goroutine;
 mod hotspot;
 mod maps;
+mod mark;
 mod memory;
 mod module;
 mod native;
@@ -264,7 +265,7 @@ impl Symbolizer {
         let process = self.processes.get_mut(&pid).map(|entry| &mut entry.process);
         let frames = match process.and_then(|process| process.runtime.as_mut()) {
             Some(Runtime::Node(node)) => node.marked(text),
-            _ => Vec::new(),
+            _ => mark::frames(text),
         };
         let truncated = frames.is_empty().then(|| "its mark names no calls".to_owned());
         Stack { frames, truncated }

@@ -52,12 +52,16 @@ impl Go {
         clients::go_root(name).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    /// `GOPATH` of the toolchain: pgx v5 needs a newer one than the system's.
-    fn packages(self) -> String {
-        let system = clients::GO_PACKAGES;
+    /// Its `go`; pgx v5 needs a newer one than the system's.
+    fn command(self) -> Command {
+        let root = self.root();
         match self {
-            Self::Newest => format!("{system}:{}/../../share/gocode", self.root().display()),
-            _ => system.to_owned(),
+            Self::Newest => clients::go_of(&root),
+            _ => {
+                let mut go = clients::go(root.join("bin/go"));
+                go.env("GOROOT", root);
+                go
+            }
         }
     }
 
@@ -75,8 +79,8 @@ impl Go {
             Mode::StrippedPie => &["-buildmode=pie", "-ldflags=-s -w"],
             Mode::ExternalPie => &["-buildmode=pie", "-ldflags=-s -w -linkmode=external"],
         };
-        let root = self.root();
-        let output = clients::go(root.join("bin/go"))
+        let output = self
+            .command()
             .arg("build")
             .args(flags)
             .args(more)
@@ -84,8 +88,6 @@ impl Go {
             .arg(&out)
             .arg(".")
             .current_dir(source)
-            .env("GOROOT", &root)
-            .env("GOPATH", self.packages())
             .output()
             .expect("go runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

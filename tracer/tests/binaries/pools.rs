@@ -12,7 +12,7 @@ use std::{
 use tracer::{
     binary::{elf::Elf, pclntab::GoTable, rets},
     model::Runtime,
-    pools::{At, BinaryPlan, Catalogue, PoolFound, ProbeTable, SizeLayout, inspect},
+    pools::{At, BinaryPlan, Catalogue, PoolFound, ProbeTable, SizeLayout, Width, inspect},
 };
 use tracer_ebpf::probe::{
     ACTION_ACQUIRE, ACTION_CONNECT, ACTION_ENTER, ACTION_FORGET, ACTION_RELEASE,
@@ -194,27 +194,44 @@ fn chains_to_the_descriptor_are_those_of_the_go_types() {
 const MYSQL: [&[i32]; 4] =
     [&[48, 32, 0, 16], &[48, 32, 8, 0, 16], &[48, 56, 0, 16], &[48, 56, 8, 0, 16]];
 
+/// What a program says of where its pools have their size: through which pointers, and where then.
+fn places(text: &str, name: &str) -> (Vec<usize>, Vec<usize>) {
+    let prefix = format!("size {name} [");
+    let line = text.lines().find_map(|line| line.strip_prefix(&prefix)).expect("a size");
+    let (through, places) = line.split_once("] [").expect("two lists");
+    let numbers = |list: &str| {
+        let list = list.trim_end_matches(']').split_whitespace();
+        list.map(|offset| offset.parse().expect("offset")).collect()
+    };
+    (numbers(through), numbers(places))
+}
+
 #[test]
 fn the_size_of_a_pool_is_where_the_go_type_has_it() {
     let catalogue = Catalogue::embedded().expect("it is checked");
-    let layouts = &catalogue.pool("database/sql").expect("it is there").sizes;
+    let layouts = |name| &catalogue.pool(name).expect("it is there").sizes;
     let mut seen = BTreeSet::new();
-    for go in [Go::System, Go::V1_24, Go::Newest] {
-        let path = go.build("pools", Mode::Stripped, &[]);
+    for (go, program, pools) in [
+        (Go::System, "pools", &["database/sql", "pgxpool v4"][..]),
+        (Go::V1_24, "pools", &["database/sql", "pgxpool v4"]),
+        (Go::Newest, "pools", &["database/sql", "pgxpool v4"]),
+        (Go::Newest, "pools5", &["pgxpool v5"]),
+    ] {
+        let path = go.build(program, Mode::Stripped, &[]);
         let output = Command::new(&path).arg("chains").output().expect("program runs");
         let text = String::from_utf8(output.stdout).expect("UTF-8");
-        let line = text.lines().find_map(|line| line.strip_prefix("size [")).expect("a size");
-        let places: Vec<usize> = line
-            .trim_end_matches(']')
-            .split(' ')
-            .map(|offset| offset.parse().expect("offset"))
-            .collect();
-        let [max_open, open, pointer, zero] = places[..] else { panic!("{text}") };
-        let wanted = SizeLayout { max_open, open, pointer, zero };
-        assert!(layouts.contains(&wanted), "{go:?}: {wanted:?}");
-        seen.insert(places);
+        for name in pools {
+            let (through, places) = places(&text, name);
+            let [max_open, open, pointer, zero] = places[..] else { panic!("{text}") };
+            let max_width = if through.is_empty() { Width::Word } else { Width::Half };
+            let wanted = SizeLayout { through, max_open, max_width, open, pointer, zero };
+            assert!(layouts(name).contains(&wanted), "{go:?}: {name}: {wanted:?}");
+            if *name == "database/sql" {
+                seen.insert(places);
+            }
+        }
     }
-    assert_eq!(seen.len(), layouts.len(), "each layout is some version's");
+    assert_eq!(seen.len(), layouts("database/sql").len(), "each layout is some version's");
 }
 
 /// A profile in the compiler's own text form (`cmd/internal/pgo`), with these hot calls: caller,

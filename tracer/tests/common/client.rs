@@ -48,6 +48,8 @@ pub enum Kind {
     NodeWithPerfMap,
     /// With command-line flags.
     Go(Build, &'static [&'static str]),
+    /// The Go client on pgx v5, with command-line flags.
+    Go5(&'static [&'static str]),
     Python,
     /// The same program, with neither psycopg2 nor libpq before its first command.
     LatePython,
@@ -67,6 +69,8 @@ pub enum Kind {
     Ruby,
     /// The client of a pool, as a profile builds it.
     Rust(&'static str, Profile),
+    /// That of r2d2, with so many connections at most.
+    R2d2(&'static str),
 }
 
 pub const NODE: Kind = Kind::Node("{}");
@@ -114,6 +118,11 @@ impl Kind {
                 go.args(flags);
                 go
             }
+            Self::Go5(flags) => {
+                let mut go = Command::new(clients::go_dir().join("client-5"));
+                go.args(flags);
+                go
+            }
             Self::Python => python("python/main.py"),
             Self::LatePython => {
                 let mut late = python("python/main.py");
@@ -135,6 +144,11 @@ impl Kind {
             }
             Self::Descriptors => python("python/descriptors.py"),
             Self::Rust(pool, profile) => Command::new(rust_client(pool, profile)),
+            Self::R2d2(max_size) => {
+                let mut rust = Command::new(rust_client("r2d2", Profile::Release));
+                rust.arg(max_size);
+                rust
+            }
             Self::C => Command::new(clients::c_dir().join("client")),
             Self::Java(options) => {
                 let mut java = Command::new("java");

@@ -1,7 +1,9 @@
 //! Go: `database/sql` with lib/pq and pgxpool. Probes see both ends of a checkout, so a leak is
 //! proven, and its line exact.
 
-use crate::common::client::{Build, GO, Kind, leak_line};
+use serde_json::Value;
+
+use crate::common::client::{Build, GO, Kind, leak_line, leak_line_in};
 use crate::{Expected, NOTHING_FOUND, is_found, stays_silent, watch};
 
 fn found(kind: Kind, shape: &str, function: &str, count: u64) {
@@ -204,6 +206,48 @@ fn a_thousand_goroutines_on_growing_stacks_are_neither_harmed_nor_reported() {
     // Now and then database/sql opens one more than its limit: the server knows how many there are.
     assert!(seen.sessions >= 11);
     assert_eq!(seen.report.connections_of(seen.pid).len(), seen.sessions, "{:#}", seen.report.0);
+}
+
+/// What is lost over ten seconds has a pace.
+const LATER: &str = "later 9";
+
+/// A leak of five in a pool of so many, and when that has none left.
+fn is_of_a_pool_of(kind: Kind, commands: &[&str], size: u64) -> Value {
+    let report = watch(kind, commands).report;
+    let all = report.findings();
+    let [leak] = all[..] else { panic!("{:#}", report.0) };
+    let said = (leak.verdict(), leak.certainty(), leak.count());
+    assert_eq!(said, ("leak", "proven", 5), "{:#}", report.0);
+    assert_eq!(leak.0["pool_max"], size, "{kind:?}: {:#}", report.0);
+    let growth = leak.0["growth_per_minute"].as_f64().expect("five are a growth");
+    let left = ((size - 5) as f64 * 60e3 / growth) as u64;
+    assert_eq!(leak.0["exhausted_in_ms"], left, "{:#}", report.0);
+    leak.0.clone()
+}
+
+#[test]
+fn the_size_of_a_pgxpool_is_told_with_its_leak() {
+    for build in [Build::Plain, Build::Stripped, Build::Pie] {
+        let of_23 = Kind::Go(build, &["-max-open", "23"]);
+        is_of_a_pool_of(of_23, &["healthy pgxpool 3", "leak pgxpool 5", LATER], 23);
+    }
+    let of_7 = Kind::Go(Build::Plain, &["-max-open", "7"]);
+    is_of_a_pool_of(of_7, &["leak pgxpool_rows 5", LATER], 7);
+}
+
+#[test]
+fn the_size_of_a_pgxpool_v5_is_told_with_its_leak() {
+    for (flags, size) in [(&["-max-open", "23"], 23), (&["-max-open", "7"], 7)] {
+        let leak = is_of_a_pool_of(Kind::Go5(flags), &["healthy 3", "leak 5", LATER], size);
+        assert_eq!(leak["pool"], "pgxpool v5", "{leak:#}");
+        let line = leak_line_in("go5/main.go", "leak");
+        assert_eq!(leak["blame"]["line"], line, "{leak:#}");
+    }
+}
+
+#[test]
+fn released_connections_of_a_pgxpool_v5_are_not_reported() {
+    stays_silent(Kind::Go5(&[]), &["healthy 11"], 1);
 }
 
 /// Read from the pool's own memory, in programs of every build.

@@ -22,6 +22,7 @@ mod node_frames;
 mod node_sources;
 mod pools;
 mod preload;
+mod preload_python;
 mod python;
 mod python_frames;
 mod rust;

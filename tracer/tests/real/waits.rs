@@ -1,13 +1,14 @@
 //! Callers that wait for a connection: is it a leak, or is the pool too small? The remedies are
 //! opposite. Under load, from workers that run until the client ends.
 
-use crate::common::client::{Build, Client, GO, Kind, leak_line};
+use crate::common::client::{Build, Client, GO, Kind, leak_line, leak_line_in};
 use crate::common::server;
 use crate::common::tracer::Tracer;
 use crate::{FOUND, NOTHING_FOUND, Seen, watch};
 
 const SQL: &str = "database/sql";
 const PGXPOOL: &str = "pgxpool v4";
+const R2D2: &str = "r2d2";
 
 /// Connections at most.
 const fn of(flags: &'static [&'static str]) -> Kind {
@@ -29,8 +30,8 @@ fn is_too_small(seen: &Seen, pool: &str) {
     assert_eq!(small.0["waits"]["most_out"], 2, "{whole:#}");
     assert_eq!(seen.exit, NOTHING_FOUND);
     let waits = seen.report.waits(seen.pid, pool);
-    // database/sql serves its callers in turn. In a pgxpool of puddle v1 who gives back may take
-    // again before any of those that wait wakes up: hardly any wait ends.
+    // database/sql serves its callers in turn. In a pgxpool of puddle v1 and in r2d2 who gives back
+    // may take again before any of those that wait wakes up: hardly any wait ends.
     let served = if pool == SQL { Some(10) } else { None };
     assert!(waits["served"].as_u64() > served, "{whole:#}");
     // Seven workers, of which two have a connection; a moment is one of those when it is handed over.
@@ -48,6 +49,22 @@ fn a_pgxpool_with_less_connections_than_its_callers_keep_busy_is_too_small() {
 }
 
 #[test]
+fn a_pool_of_r2d2_with_less_connections_than_its_callers_keep_busy_is_too_small() {
+    is_too_small(&watch(Kind::R2d2("2"), &["load 7"]), R2D2);
+}
+
+#[test]
+fn the_same_traffic_in_a_pool_of_r2d2_with_room_is_not_reported() {
+    let seen = watch(Kind::R2d2("20"), &["load 7"]);
+    assert!(seen.report.findings().is_empty(), "{:#}", seen.report.0);
+    assert_eq!(seen.exit, NOTHING_FOUND);
+    let waits = seen.report.waits(seen.pid, R2D2);
+    assert!((2..=7).contains(&waits["most_out"].as_u64().expect("a count")), "{waits:#}");
+    // An acquire that ends without one does not show.
+    assert!(waits["failed"].is_null(), "{waits:#}");
+}
+
+#[test]
 fn the_same_traffic_in_a_pool_with_room_is_not_reported() {
     let seen = watch(TWENTY, &["load 7", "load 7 pgxpool"]);
     assert!(seen.report.findings().is_empty(), "{:#}", seen.report.0);
@@ -58,14 +75,15 @@ fn the_same_traffic_in_a_pool_with_room_is_not_reported() {
     }
 }
 
-/// The leak and nothing else, with so many connections; who waits for them is told with it.
-fn is_a_leak(kind: Kind, commands: &[&str], shape: &str, pool: &str, count: u64, waiting: u64) {
+/// The leak of this line and nothing else, with so many connections; who waits for them is told with
+/// it.
+fn is_a_leak(kind: Kind, commands: &[&str], line: u64, pool: &str, count: u64, waiting: u64) {
     let seen = watch(kind, commands);
     let whole = &seen.report.0;
     let all = seen.report.findings();
     let [leak] = all[..] else { panic!("{whole:#}") };
     assert_eq!((leak.verdict(), leak.certainty()), ("leak", "proven"), "{whole:#}");
-    assert_eq!((leak.count(), leak.line()), (count, Some(leak_line(shape))), "{whole:#}");
+    assert_eq!((leak.count(), leak.line()), (count, Some(line)), "{whole:#}");
     assert_eq!(seen.exit, FOUND);
     assert!(leak.0["waits"]["waiting"].as_u64() >= Some(waiting), "{whole:#}");
     assert!(leak.0["waits"]["longest_waiting_ms"].is_u64(), "{whole:#}");
@@ -79,17 +97,45 @@ fn is_a_leak(kind: Kind, commands: &[&str], shape: &str, pool: &str, count: u64,
 
 #[test]
 fn a_pool_that_leaked_dry_is_a_leak_and_its_callers_wait() {
-    is_a_leak(TWENTY, &["load 5", "leak rows 20"], "rows", SQL, 20, 5);
+    is_a_leak(TWENTY, &["load 5", "leak rows 20"], leak_line("rows"), SQL, 20, 5);
 }
 
 #[test]
 fn a_pgxpool_that_leaked_dry_is_a_leak_and_its_callers_wait() {
-    is_a_leak(TWENTY, &["load 5 pgxpool", "leak pgxpool 20"], "pgxpool", PGXPOOL, 20, 5);
+    let commands = ["load 5 pgxpool", "leak pgxpool 20"];
+    is_a_leak(TWENTY, &commands, leak_line("pgxpool"), PGXPOOL, 20, 5);
+}
+
+/// The line of r2d2's client that forgets.
+fn forgotten() -> u64 {
+    leak_line_in("rust/r2d2/src/main.rs", "forgotten")
+}
+
+#[test]
+fn a_pool_of_r2d2_that_leaked_dry_is_a_leak_and_its_callers_wait() {
+    let commands = ["load 5", "leak_alone forgotten 20"];
+    is_a_leak(Kind::R2d2("20"), &commands, forgotten(), R2D2, 20, 5);
+}
+
+#[test]
+fn one_leaking_path_in_a_pool_of_r2d2_with_room_is_the_leak() {
+    let commands = ["load 5", "leak_alone forgotten 3"];
+    let seen = watch(Kind::R2d2("20"), &commands);
+    let finding = seen.report.only_accusation();
+    let said = (finding.verdict(), finding.certainty(), finding.count(), finding.line());
+    assert_eq!(said, ("leak", "proven", 3, Some(forgotten())), "{:#}", seen.report.0);
+    assert_eq!(seen.report.with_verdict("pool too small").len(), 0, "{:#}", seen.report.0);
+}
+
+#[test]
+fn a_leak_in_a_pool_of_r2d2_that_is_too_small_as_well_is_the_leak() {
+    let commands = ["load 7", "leak_alone forgotten 1"];
+    is_a_leak(Kind::R2d2("3"), &commands, forgotten(), R2D2, 1, 3);
 }
 
 #[test]
 fn a_leak_in_a_pool_that_is_too_small_as_well_is_the_leak() {
-    is_a_leak(THREE, &["load 7", "leak rows 1"], "rows", SQL, 1, 3);
+    is_a_leak(THREE, &["load 7", "leak rows 1"], leak_line("rows"), SQL, 1, 3);
 }
 
 #[test]
@@ -103,6 +149,30 @@ fn a_leak_from_before_the_watch_keeps_the_pool_from_being_called_too_small() {
     let report = output.report();
     assert_eq!(report.with_verdict("pool too small").len(), 0, "{:#}", report.0);
     assert!(report.waits(client.pid(), SQL)["waiting"].as_u64() >= Some(3), "{:#}", report.0);
+}
+
+#[test]
+fn a_leak_of_r2d2_from_before_the_watch_keeps_its_pool_from_being_called_too_small() {
+    let server = server();
+    let mut client = Client::start(Kind::R2d2("3"), &server);
+    client.run("leak_alone forgotten 1");
+    let tracer = Tracer::watch(&server);
+    client.run("load 7");
+    let report = tracer.finish_after_silence().report();
+    assert_eq!(report.with_verdict("pool too small").len(), 0, "{:#}", report.0);
+    assert!(report.waits(client.pid(), R2D2)["waiting"].as_u64() >= Some(3), "{:#}", report.0);
+}
+
+#[test]
+fn threads_that_wait_for_long_queries_are_told_with_them() {
+    let steps = ["healthy 1", "hold_query 60", "hold_query 60", "load 3"];
+    let seen = watch(Kind::R2d2("2"), &steps);
+    let whole = &seen.report.0;
+    let all = seen.report.findings();
+    let [query] = all[..] else { panic!("{whole:#}") };
+    assert_eq!((query.verdict(), query.count()), ("long query", 2), "{whole:#}");
+    assert_eq!(query.0["waits"]["waiting"], 3, "{whole:#}");
+    assert_eq!(seen.exit, NOTHING_FOUND);
 }
 
 #[test]

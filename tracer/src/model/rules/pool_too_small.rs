@@ -188,9 +188,7 @@ fn evidence(settings: Settings, load: &Load, totals: &WaitTotals, long: usize) -
             duration(settings.threshold),
         ),
     ];
-    if totals.failed > 0 {
-        evidence.push(failed(totals));
-    }
+    evidence.extend(failed(totals));
     if long > 0 {
         evidence.push(format!(
             "{} of the {} {} out in long queries, which are told apart.",
@@ -202,12 +200,13 @@ fn evidence(settings: Settings, load: &Load, totals: &WaitTotals, long: usize) -
     evidence
 }
 
-fn failed(totals: &WaitTotals) -> String {
-    format!(
+fn failed(totals: &WaitTotals) -> Option<String> {
+    let failed = totals.failed.filter(|failed| *failed > 0)?;
+    Some(format!(
         "{} an error instead of a connection; the longest wait so far was {}.",
-        count(totals.failed as usize, "caller got", "callers got"),
+        count(failed as usize, "caller got", "callers got"),
         duration(totals.longest),
-    )
+    ))
 }
 
 /// What a group of checkouts that do not come back means for others: the waits for their pools,
@@ -241,8 +240,7 @@ pub(super) fn consequence(
             count(totals.waiting as usize, "caller waits", "callers wait"),
             duration(longest),
         )),
-        None if totals.failed > 0 => Some(failed(&totals)),
-        None => None,
+        None => failed(&totals),
     };
     Some((totals, words))
 }

@@ -8,7 +8,6 @@
 
 mod engine;
 mod heap;
-mod mark;
 mod original;
 mod positions;
 #[cfg(test)]
@@ -111,7 +110,7 @@ impl Node {
 
     /// Names the frames of a mark, whose places are those of what runs.
     pub fn marked(&mut self, text: &[u8]) -> Vec<Frame> {
-        let mut frames = mark::frames(text);
+        let mut frames = super::mark::frames(text);
         for frame in &mut frames {
             self.0.lead_back(frame);
         }
@@ -648,7 +647,7 @@ fn unknown() -> Frame {
 }
 
 /// The path of a script that is named by one or by a `file:` URL.
-fn path(name: &str) -> String {
+pub(super) fn path(name: &str) -> String {
     match name.strip_prefix("file://") {
         Some(encoded) => String::from_utf8_lossy(&percent_decoded(encoded)).into_owned(),
         None => name.to_owned(),

@@ -195,6 +195,9 @@ func (c *client) run(words []string) error {
 			}
 			return c.ownPool(word(0))
 		})
+	case "later":
+		time.Sleep(time.Duration(number(1)) * time.Second)
+		return nil
 	case "cancelled":
 		return repeat(number(1), func() error { return cancelled(c.ctx, c.db) })
 	case "burst":

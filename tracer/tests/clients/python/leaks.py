@@ -9,7 +9,7 @@ kept = []
 
 def forgotten_putconn(pool):
     """The plain one: the transaction is ended, the connection never put back."""
-    connection = pool.getconn()
+    connection = pool.getconn()  # LEAK-LINE getconn
     with connection.cursor() as cursor:
         cursor.execute("select 41 + 1")
         cursor.fetchone()

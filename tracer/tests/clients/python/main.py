@@ -86,6 +86,11 @@ class Client:
             healthy.getconn_putconn(self.pool())
             time.sleep(PACE_SECONDS)
 
+    def leak_alone(self, count):
+        """Nothing follows."""
+        for _ in range(int(count)):
+            leaks.forgotten_putconn(self.pool())
+
     def healthy(self, count):
         for _ in range(int(count)):
             healthy.getconn_putconn(self.pool())

@@ -159,7 +159,7 @@ async def cursor(pool):
 
 
 async def unused(pool):
-    kept.append(await pool.acquire(timeout=10))
+    kept.append(await pool.acquire(timeout=10))  # LEAK-LINE unused
 
 
 async def pool_for_each(_pool):

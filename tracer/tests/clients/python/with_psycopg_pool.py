@@ -156,7 +156,19 @@ def unread(pool):
 
 
 def unused(pool):
-    kept.append(pool.getconn())
+    kept.append(pool.getconn())  # LEAK-LINE unused
+
+
+def elsewhere(pool):
+    """Who takes it does not use it: a thread does, and then nobody."""
+    connection = pool.getconn()  # LEAK-LINE elsewhere
+    kept.append(connection)
+
+    def work():
+        select(connection)
+        connection.commit()
+
+    workers.submit(work).result()
 
 
 def pool_for_each(_pool):
@@ -266,6 +278,7 @@ LEAKS = {
     "cursor": cursor,
     "unread": unread,
     "unused": unused,
+    "elsewhere": elsewhere,
     "pool": pool_for_each,
 }
 

@@ -53,11 +53,30 @@ func Pgxpool(pool string, at reflect.Type, steps ...any) {
 	print(pool, 1, at, steps)
 }
 
-// Size prints where a database/sql.DB has what tells how many connections it may have.
-func Size(db reflect.Type) {
+// places are the offsets of a struct's fields.
+func places(at reflect.Type, names ...string) []uintptr {
 	var found []uintptr
-	for _, name := range []string{"maxOpen", "numOpen", "openerCh", "closed"} {
-		found = append(found, offsets(db, name)...)
+	for _, name := range names {
+		field, ok := at.FieldByName(name)
+		if !ok {
+			panic(at.String() + " has no " + name)
+		}
+		found = append(found, field.Offset)
 	}
-	fmt.Println("size", found)
+	return found
+}
+
+// SQLSize prints where a database/sql.DB has what tells how many connections it may have, as
+// "size pool [through ...] [max open pointer zero]".
+func SQLSize(db reflect.Type) {
+	fmt.Println("size database/sql []", places(db, "maxOpen", "numOpen", "openerCh", "closed"))
+}
+
+// PgxpoolSize prints the same of a pgxpool, which is behind its field p.
+func PgxpoolSize(pool string, at reflect.Type) {
+	field, _ := at.FieldByName("p")
+	found := places(field.Type.Elem(), "maxSize", "allResources", "allResources", "closed")
+	// The length of a slice is behind its array.
+	found[1] += 8
+	fmt.Println("size", pool, places(at, "p"), found)
 }

@@ -79,7 +79,8 @@ func physical(n int) int { return outer(n) * 2 }
 
 // printChains prints the chains of the pools.
 func printChains() {
-	chains.Size(reflect.TypeOf(sql.DB{}))
+	chains.SQLSize(reflect.TypeOf(sql.DB{}))
+	chains.PgxpoolSize("pgxpool v4", reflect.TypeOf(pgxpool.Pool{}))
 	conn, _ := reflect.TypeOf(sql.Conn{}).FieldByName("dc")
 	listener, _ := reflect.TypeOf(pq.ListenerConn{}).FieldByName("cn")
 	chains.SQL(conn.Type.Elem(), "ci", listener.Type.Elem(), "c")

@@ -18,6 +18,7 @@ import (
 
 // printChains prints the chains of the pools.
 func printChains() {
+	chains.PgxpoolSize("pgxpool v5", reflect.TypeOf(pgxpool.Pool{}))
 	conn, _ := reflect.TypeOf(sql.Conn{}).FieldByName("dc")
 	chains.SQL(conn.Type.Elem(), "ci", reflect.TypeOf(stdlib.Conn{}), "conn", "pgConn", "conn")
 	chains.Pgxpool("pgxpool v5", reflect.TypeOf(pgxpool.Conn{}),

@@ -160,6 +160,38 @@ fn threads(pool: &Pool<Manager>, count: u64) -> Result<()> {
     threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
 }
 
+/// So many threads that make one request after the other until the end; returns when each has begun.
+fn load(pool: &Pool<Manager>, count: u64) -> Result<()> {
+    let barrier = barrier(count + 1)?;
+    for _ in 0..count {
+        let (pool, barrier) = (pool.clone(), barrier.clone());
+        thread::spawn(move || {
+            barrier.wait();
+            loop {
+                // A pool without a connection says so after a while.
+                if let Ok(mut conn) = pool.get() {
+                    drop(conn.query("select pg_sleep(0.02)", &[]));
+                }
+            }
+        });
+    }
+    barrier.wait();
+    Ok(())
+}
+
+/// Holds one while the server works; answered when it does.
+fn hold_query(pool: &Pool<Manager>, seconds: u64) -> Result<()> {
+    let pool = pool.clone();
+    let (taken, is_taken) = mpsc::channel();
+    thread::spawn(move || {
+        let mut conn = pool.get()?;
+        taken.send(())?;
+        conn.batch_execute(&format!("select pg_sleep({seconds})"))?;
+        Result::Ok(())
+    });
+    Ok(is_taken.recv()?)
+}
+
 fn run(words: &Words<'_>, pool: &Pool<Manager>) -> Result<()> {
     if let Some(done) = requests(words, |shape| leak(shape, pool), || request(pool)) {
         return done;
@@ -196,6 +228,8 @@ fn run(words: &Words<'_>, pool: &Pool<Manager>) -> Result<()> {
         }
         "burst" => burst(pool, words.count()?)?,
         "threads" => threads(pool, words.count()?)?,
+        "load" => load(pool, words.count()?)?,
+        "hold_query" => hold_query(pool, words.count()?)?,
         "overlap" => {
             thread::sleep(LATER);
             burst(pool, words.count()?)?;
@@ -213,6 +247,7 @@ fn run(words: &Words<'_>, pool: &Pool<Manager>) -> Result<()> {
 }
 
 fn main() {
-    let pool = pool(0, 60).expect("a pool");
+    let max_size = std::env::args().nth(1).map_or(60, |size| size.parse().expect("a number"));
+    let pool = pool(0, max_size).expect("a pool");
     serve(&["r2d2", "r2d2_postgres", "postgres"], |words| run(words, &pool));
 }

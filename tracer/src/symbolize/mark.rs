@@ -1,12 +1,12 @@
 //! The text of a mark to frames: what a program that marks its own checkouts says of who took one.
 //!
-//! May import the contract, the model's types and `owner`. Pure. Invariant: any bytes give a bounded
+//! May import the contract, the model's types, `owner` and what names a script's path. Pure. Invariant: any bytes give a bounded
 //! list of frames; what is not understood is left out.
 
 use tracer_ebpf::mark::TEXT_BYTES;
 
-use super::super::owner;
-use super::path;
+use super::node::path;
+use super::owner;
 use crate::model::{Frame, Symbol};
 
 /// Frames of a text; each takes at least its three tabs and its end.
@@ -36,7 +36,9 @@ fn frame(line: &[u8]) -> Option<Frame> {
         definition: false,
         generated: None,
     };
-    let kind = owner::script(Some(&file));
+    // Python's come from files of its own, or from what has no file.
+    let is_python = file.ends_with(".py") || file.starts_with('<');
+    let kind = if is_python { owner::python(&file) } else { owner::script(Some(&file)) };
     Some(Frame { symbol: Some(symbol), module: None, kind, inlined: false })
 }
 
@@ -73,6 +75,19 @@ mod tests {
             ("(anonymous)".to_owned(), known("/srv/a b.mjs"), Some(11), Some(13), FrameKind::App),
         ];
         assert_eq!(shown(text), expected);
+    }
+
+    #[test]
+    fn a_mark_of_python_has_its_owners() {
+        let text = "QueuePool.checkout\t/srv/venv/lib/python3.11/site-packages/sqlalchemy/pool/base.py\t7\t0\n\
+                    _GeneratorContextManager.__enter__\t/usr/lib/python3.11/contextlib.py\t11\t0\n\
+                    load\t/srv/orders.py\t13\t0\n\
+                    <module>\t<string>\t1\t0\n";
+        let kinds: Vec<_> =
+            shown(text).into_iter().map(|(.., column, kind)| (column, kind)).collect();
+        let [library, runtime, own] =
+            [FrameKind::Library, FrameKind::Runtime, FrameKind::App].map(|kind| (None, kind));
+        assert_eq!(kinds, [library, runtime, own, own]);
     }
 
     #[test]
