@@ -151,3 +151,26 @@ impl WaitTotals {
         sum
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{MonoNanos, PoolWaits, WaitTotals, Waits};
+
+    #[test]
+    fn what_does_not_show_of_one_pool_is_not_known_of_all() {
+        let waits = |pool: &str, served, failed| {
+            Waits::new(PoolWaits { served, failed, ..PoolWaits::none(pool.to_owned(), 1) })
+        };
+        let [go, rust] = [waits("database/sql", 3, Some(2)), waits("r2d2", 5, None)];
+        let failed = |pools: &[&Waits]| {
+            WaitTotals::of(pools.iter().copied(), MonoNanos(0)).map(|sum| (sum.served, sum.failed))
+        };
+        assert_eq!(failed(&[&go, &go]), Some((6, Some(4))));
+        assert_eq!(failed(&[&go, &rust]), Some((8, None)));
+        assert_eq!(failed(&[&rust, &go]), Some((8, None)));
+        assert_eq!(failed(&[]), None);
+        let told = serde_json::to_string(&rust.told).expect("JSON");
+        assert!(told.contains("\"failed\":null"), "{told}");
+        assert_eq!(serde_json::from_str::<PoolWaits>(&told).expect("the same"), rust.told);
+    }
+}
