@@ -6,6 +6,8 @@
 
 #[path = "binaries/build.rs"]
 mod build;
+#[path = "binaries/goroutines.rs"]
+mod goroutines;
 #[path = "binaries/hostile.rs"]
 mod hostile;
 #[path = "binaries/pools.rs"]
