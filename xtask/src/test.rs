@@ -61,7 +61,7 @@ const WAITING: &[&str] = &["--test-threads", "5"];
 
 /// Parts of the names of tests on further versions of a language and in further shapes of its code.
 /// What they find is found by others too, and they take long: they run when asked for.
-const FURTHER_TESTS: [&str; 8] = [
+const FURTHER_TESTS: [&str; 12] = [
     "on_an_old_version",
     "on_a_newer_version",
     "on_another_version",
@@ -70,6 +70,10 @@ const FURTHER_TESTS: [&str; 8] = [
     "in_3_9",
     "in_3_13",
     "in_3_15",
+    "of_the_newest_go",
+    "_twin_in_a_stripped_binary",
+    "pool_of_r2d2_that",
+    "of_r2d2_from_before",
 ];
 
 /// Parts of the names of tests of what must have happened by a certain time: they run when the others
