@@ -53,13 +53,13 @@ pub fn measure(bench: &Bench, table: &mut Table) -> Result<()> {
 }
 
 /// The client of [`calls`] and its other end.
-pub struct Calls {
+struct Calls {
     client: Talking,
     _server: Talking,
 }
 
 impl Calls {
-    pub fn start(port: u16) -> Result<Self> {
+    fn start(port: u16) -> Result<Self> {
         let ours = std::env::current_exe().context("finding our own executable")?;
         let load = |role: &str| {
             let mut command = Command::new(&ours);
@@ -71,7 +71,7 @@ impl Calls {
     }
 
     /// Nanoseconds of the hook for a call of a kind, without what counting costs.
-    pub fn each(&mut self, tracer: &Tracer, kind: &str, counting: f64) -> Result<f64> {
+    fn each(&mut self, tracer: &Tracer, kind: &str, counting: f64) -> Result<f64> {
         let before = tracer.programs()?;
         self.client.tell(&format!("{kind} {CALLS}"))?;
         let runs = hook_since(tracer, &before)?;
