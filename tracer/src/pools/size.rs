@@ -93,11 +93,11 @@ pub fn max_open(
     pool: u64,
     read: impl Fn(u64) -> Option<Object>,
 ) -> Option<u32> {
+    // The same for all layouts.
+    let pool = read(pool)?;
     let of = |layout: &SizeLayout| {
-        let object = layout
-            .through
-            .iter()
-            .try_fold(read(pool)?, |object, &at| read(pointer(&object, at)?))?;
+        let mut through = layout.through.iter();
+        let object = through.try_fold(pool, |object, &at| read(pointer(&object, at)?))?;
         layout.fit(&object)
     };
     let mut fitting = layouts.iter().filter_map(of);

@@ -158,18 +158,26 @@ fn chains(pool: &PoolFound, table: &ProbeTable) -> BTreeSet<Vec<i32>> {
     chains.iter().map(|chain| chain.offsets[..chain.len as usize].to_vec()).collect()
 }
 
+/// Programs that say where the types of their pools have what.
+const TOLD: [(Go, &str, &[&str]); 4] = [
+    (Go::System, "pools", &["database/sql", "pgxpool v4"]),
+    (Go::V1_24, "pools", &["database/sql", "pgxpool v4"]),
+    (Go::Newest, "pools", &["database/sql", "pgxpool v4"]),
+    (Go::Newest, "pools5", &["pgxpool v5"]),
+];
+
+/// What one of them says.
+fn told(program: &Path) -> String {
+    let output = Command::new(program).arg("chains").output().expect("program runs");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
 #[test]
 fn chains_to_the_descriptor_are_those_of_the_go_types() {
-    for (go, program, pools) in [
-        (Go::System, "pools", &["database/sql", "pgxpool v4"][..]),
-        (Go::V1_24, "pools", &["database/sql", "pgxpool v4"]),
-        (Go::Newest, "pools", &["database/sql", "pgxpool v4"]),
-        (Go::Newest, "pools5", &["pgxpool v5"]),
-    ] {
+    for (go, program, pools) in TOLD {
         let path = go.build(program, Mode::Stripped, &[]);
         let (plan, table) = plan(&fs::read(&path).expect("read"));
-        let output = Command::new(&path).arg("chains").output().expect("program runs");
-        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let text = told(&path);
         for name in pools {
             let found = pool(&plan, name);
             assert!(found.observed, "{found:?}");
@@ -211,15 +219,9 @@ fn the_size_of_a_pool_is_where_the_go_type_has_it() {
     let catalogue = Catalogue::embedded().expect("it is checked");
     let layouts = |name| &catalogue.pool(name).expect("it is there").sizes;
     let mut seen = BTreeSet::new();
-    for (go, program, pools) in [
-        (Go::System, "pools", &["database/sql", "pgxpool v4"][..]),
-        (Go::V1_24, "pools", &["database/sql", "pgxpool v4"]),
-        (Go::Newest, "pools", &["database/sql", "pgxpool v4"]),
-        (Go::Newest, "pools5", &["pgxpool v5"]),
-    ] {
+    for (go, program, pools) in TOLD {
         let path = go.build(program, Mode::Stripped, &[]);
-        let output = Command::new(&path).arg("chains").output().expect("program runs");
-        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let text = told(&path);
         for name in pools {
             let (through, places) = places(&text, name);
             let [max_open, open, pointer, zero] = places[..] else { panic!("{text}") };
