@@ -76,10 +76,13 @@ pub struct Offsets {
     pub sock_dport: u32,
     /// `task_struct.thread.fsbase`; zero where it has another name.
     pub task_fsbase: u32,
+    /// `task_struct.mm` and, where there is such a member, `mm_struct.start_stack`; else zero both.
+    pub task_mm: u32,
+    pub mm_start_stack: u32,
     pub _pad: u32,
 }
 
-const _: () = assert!(size_of::<Offsets>() == 24 * 4);
+const _: () = assert!(size_of::<Offsets>() == 26 * 4);
 const _: () = assert!(size_of::<Config>() == 2 * MAX_PORTS + 16 + 4 * POOLS + size_of::<Offsets>());
 
 /// Value of the process map, by tgid.

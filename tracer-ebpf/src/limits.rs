@@ -68,6 +68,13 @@ pub const WALK_STEPS: u32 = 16;
 /// Message headers walked in an ordinary receive; a longer one is followed by its tail.
 pub const WALK_STEPS_RECEIVE: u32 = 8;
 
+/// Of these, walked by one run of a program, which then goes on in itself: the verifier follows each
+/// step through all of its paths, and this many instead of all.
+pub const STEPS_AT_ONCE: u32 = 4;
+const _: () = assert!(
+    WALK_STEPS.is_multiple_of(STEPS_AT_ONCE) && WALK_STEPS_RECEIVE.is_multiple_of(STEPS_AT_ONCE)
+);
+
 /// Messages passed before that, where their headers are at hand.
 pub const PASS_STEPS: u32 = 8;
 

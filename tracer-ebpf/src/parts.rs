@@ -1,6 +1,7 @@
-//! The programs that the system-call hook goes on in, by their place in the `PARTS` map.
+//! The programs that others go on in, by their place in a map of them: those of the system-call hook
+//! in `PARTS`, those of the pools' probes in `PROBE_PARTS`.
 //!
-//! May import nothing. User space loads them and fills the map before it attaches the hook.
+//! May import nothing. User space loads them and fills the maps before it attaches anything.
 
 /// `connect` returned.
 pub const PART_CONNECT: u32 = 0;
@@ -12,13 +13,32 @@ pub const PART_SEND_WALK: u32 = 3;
 pub const PART_RECEIVE_WALK: u32 = 4;
 /// A receive of no bytes on a watched socket returned.
 pub const PART_MARK: u32 = 5;
+/// The walk along the messages of such a send or receive, some steps of it.
+pub const PART_SEND_STEPS: u32 = 6;
+pub const PART_RECEIVE_STEPS: u32 = 7;
+/// The stack at this call is kept.
+pub const PART_STACK: u32 = 8;
+/// The frames of the process's runtime are kept with it.
+pub const PART_FRAMES: u32 = 9;
 
 /// Names of the programs in the object, by place.
-pub const PARTS: [&str; 6] = [
+pub const PARTS: [&str; 10] = [
     "part_connect",
     "part_send",
     "part_receive",
     "part_send_walk",
     "part_receive_walk",
     "part_mark",
+    "part_send_steps",
+    "part_receive_steps",
+    "part_stack",
+    "part_frames",
 ];
+
+/// The stack at this point of a pool's function is kept.
+pub const PROBE_PART_STACK: u32 = 0;
+/// The frames of the process's runtime are kept with it.
+pub const PROBE_PART_FRAMES: u32 = 1;
+
+/// Names of the probes' programs in the object, by place.
+pub const PROBE_PARTS: [&str; 2] = ["probe_stack", "probe_frames"];

@@ -42,7 +42,10 @@ pub mod walk;
 
 use crate::stack::{KIND_USE, KIND_USE_OTHER};
 
-pub use walk::{on_receive, on_send, pass_received, pass_sent};
+pub use walk::{
+    begin_receive, begin_send, end_receive, end_send, on_receive, on_send, pass_received,
+    pass_sent, walk_receive, walk_send,
+};
 
 /// Nothing seen yet: the next send is a startup packet or one of the requests before it.
 pub const PHASE_NEW: u32 = 0;

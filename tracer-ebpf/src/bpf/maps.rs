@@ -52,15 +52,39 @@ pub struct Call {
     /// Bytes of the send or receive that were passed, and whether the connection was settled then.
     pub passed: u64,
     pub settled: u64,
+    /// Bytes of the call, in all of its messages, and times that the walk along them was gone on with.
+    pub moved: u64,
+    pub rounds: u32,
+    /// 1: what several messages of the call say is not followed.
+    pub several: u32,
+    /// Where the walk along a runtime's frames was left.
+    pub pc: u64,
+    pub fp: u64,
     /// What the statement looked at says.
     pub marks: u32,
     pub _pad: u32,
+    /// The stack to keep: its time, its kind, its flags, and the thread that it is of.
+    pub at: u64,
+    pub kind: u32,
+    pub flags: u32,
+    pub pid_tgid: u64,
     /// The buffer's address in the process.
     pub base: u64,
     /// Bytes of it in `bytes`.
     pub len: u64,
     /// With room for a read that begins at the last byte.
     pub bytes: [u8; WINDOW_BYTES as usize + 1 + LONGEST_READ],
+}
+
+impl Call {
+    /// The stack at `at` is to be kept, as this kind, by the part that the program goes on in.
+    #[inline(always)]
+    pub fn want(&mut self, kind: usize, at: u64, flags: u32, pid_tgid: u64) {
+        self.kind = kind as u32;
+        self.at = at;
+        self.flags = flags;
+        self.pid_tgid = pid_tgid;
+    }
 }
 
 /// Written once by user space before anything is attached.
@@ -167,6 +191,11 @@ pub static PROBES: Array<ProbeSpec> = Array::with_max_entries(MAX_PROBES as u32,
 /// verifier adds up the stack frames of one program and follows all of its paths.
 #[map]
 pub static PARTS: ProgramArray = ProgramArray::with_max_entries(parts::PARTS.len() as u32, 0);
+
+/// The parts of the probes.
+#[map]
+pub static PROBE_PARTS: ProgramArray =
+    ProgramArray::with_max_entries(parts::PROBE_PARTS.len() as u32, 0);
 
 /// Where a path is read to.
 #[repr(C)]

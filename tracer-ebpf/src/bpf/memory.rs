@@ -99,6 +99,12 @@ impl ConnMemory {
         Self { conn, call }
     }
 
+    /// Of a call whose beginning was read already.
+    #[inline(always)]
+    pub fn again(conn: *mut Conn, call: *mut Call) -> Self {
+        Self { conn, call }
+    }
+
     /// Where in the window `address` is, when `len` bytes from there are.
     #[inline(always)]
     fn place(&self, address: u64, len: u64) -> Option<u64> {

@@ -1,6 +1,6 @@
 //! Follows the frame pointers of a Node.js thread and copies what JavaScript's frames say.
 //!
-//! May import `memory` and the contract. Invariants: the walk goes up the stack only and is bounded by the
+//! May import the maps, `memory` and the contract. Invariants: the walk goes up the stack only and is bounded by the
 //! contract; where it ended is said. The number of frames found is kept in the slot, not in a local:
 //! the verifier would follow each of its values through every step.
 
@@ -14,34 +14,45 @@ use tracer_ebpf::{
     stack::{self, StackHeader},
 };
 
-use super::{memory::user, stacks::Site};
+use super::{maps::Call, memory::user, stacks::Site};
+
+/// Frames followed by one run of a program.
+const STEPS_AT_ONCE: usize = 16;
 
 /// Bytes of the stack that are copied before: what a slot has room for.
 const COPIED: usize = stack::STACK_BYTES[stack::RUNTIME_CLASS as usize] as usize;
 
-/// Copies the frames of the thread at `site` to `frames`; returns how their chain ended. Of the
+/// Copies the frames of the thread at `site` to `frames`; returns how their chain ended, or `None` when
+/// the program is to go on in itself, from where `call` says then: like [`STEPS_AT_ONCE`] of the wire,
+/// for the verifier. Of the
 /// stack, what the header says is at `stack` already, and not read again: a read of user memory
 /// costs more than all else that is done for a frame.
 ///
 /// # Safety
 ///
 /// `header`, `stack` and `frames` are parts of one live stack slot: [`COPIED`] bytes, behind which
-/// there is room for [`MAX_FRAMES`].
+/// there is room for [`MAX_FRAMES`]. `call` is a live map value.
 #[inline(always)]
 pub unsafe fn copy(
     header: *mut StackHeader,
     stack: *const u8,
     frames: *mut u8,
     site: &Site,
-) -> u32 {
+    call: *mut Call,
+) -> Option<u32> {
+    const { assert!(MAX_STEPS.is_multiple_of(STEPS_AT_ONCE)) };
     const { assert!(MAX_FRAMES.is_power_of_two() && COPIED.is_power_of_two()) };
     const { assert!(STACK_BYTES <= FRAME_BYTES * MAX_FRAMES) };
-    let mut pc = site.ip;
-    let mut fp = if is_caller(site.sp, site.bp) { site.bp } else { search(site.sp) };
-    if fp == 0 {
-        return END_UNREADABLE;
+    // SAFETY: a live per-CPU map value of this run alone.
+    let (rounds, mut pc, mut fp) = unsafe { ((*call).rounds, (*call).pc, (*call).fp) };
+    if rounds == 0 {
+        pc = site.ip;
+        fp = if is_caller(site.sp, site.bp) { site.bp } else { search(site.sp) };
+        if fp == 0 {
+            return Some(END_UNREADABLE);
+        }
     }
-    for _ in 0..MAX_STEPS {
+    for _ in 0..STEPS_AT_ONCE {
         let from = fp.wrapping_sub(BELOW as u64);
         let at = from.wrapping_sub(site.sp);
         let caller;
@@ -50,9 +61,11 @@ pub unsafe fn copy(
         unsafe {
             let count = (&raw const (*header).runtime_frames).read_volatile();
             if count >= MAX_FRAMES as u32 {
-                return END_TOO_DEEP;
+                return Some(END_TOO_DEEP);
             }
-            let words = frames.add((count as usize & (MAX_FRAMES - 1)) * FRAME_BYTES).cast::<u64>();
+            // Read again for the mask, which the compiler would leave out and old verifiers need.
+            let place = (&raw const (*header).runtime_frames).read_volatile() as usize;
+            let words = frames.add((place & (MAX_FRAMES - 1)) * FRAME_BYTES).cast::<u64>();
             // Read anew each time, because what it is compared with would tell the verifier more of it.
             let len = u64::from((&raw const (*header).len).read_volatile());
             if at & 7 == 0 && at < len.saturating_sub(STACK_BYTES as u64 - 1) {
@@ -68,7 +81,7 @@ pub unsafe fn copy(
                 caller = copied.add(CALLER).read();
             } else {
                 if bpf_probe_read_user(words.cast(), STACK_BYTES as u32, from as *const _) != 0 {
-                    return END_UNREADABLE;
+                    return Some(END_UNREADABLE);
                 }
                 let function = words.add(FUNCTION).read();
                 if is_function(words.add(CONTEXT).read(), function) {
@@ -79,11 +92,20 @@ pub unsafe fn copy(
             }
         }
         if !is_caller(fp, caller) {
-            return END_WHOLE;
+            return Some(END_WHOLE);
         }
         fp = caller;
     }
-    END_TOO_DEEP
+    if rounds + 1 >= (MAX_STEPS / STEPS_AT_ONCE) as u32 {
+        return Some(END_TOO_DEEP);
+    }
+    // SAFETY: as above.
+    unsafe {
+        (*call).rounds = rounds + 1;
+        (*call).pc = pc;
+        (*call).fp = fp;
+    }
+    None
 }
 
 /// The frame is one of JavaScript's.

@@ -14,6 +14,7 @@ use tracer_ebpf::{
     conn::{FLAG_DRIVER, FLAG_EOF},
     drops::DropReason,
     limits::{MAX_KEY_SEARCH, MAX_PROBES},
+    parts::{PROBE_PART_FRAMES, PROBE_PART_STACK},
     probe::{
         ACTION_ACQUIRE, ACTION_CONNECT, ACTION_ENTER, ACTION_FORGET, ACTION_NONE, Chain,
         MAX_CHAIN_STEPS, MAX_CHAINS, ProbeSpec, REG_RAX, REG_RBX, REG_RCX, REG_RDI, REG_RDX,
@@ -24,11 +25,10 @@ use tracer_ebpf::{
 
 use super::{
     count::{count, now},
-    maps::{CHECKOUTS, FDS, HandleKey, KEY_OFFSETS, KEYS, PROBES, PROCS},
+    maps::{CHECKOUTS, FDS, HandleKey, KEY_OFFSETS, KEYS, PROBE_PARTS, PROBES, PROCS, call_of},
     memory::user,
     sockets::{conn_of, fd_key},
-    stacks::{self, Site},
-    waits,
+    stacks, waits,
 };
 
 /// The value of a register the specification names. All are loaded, each at its constant offset:
@@ -145,7 +145,8 @@ fn mark(tgid: u32, flag: u32) {
 /// A probe whose object is joined by the backend's key. A connection that it cannot join is of
 /// another server, encrypted, or from before the start: nothing is said of it.
 #[inline(always)]
-fn on_key_probe(spec: &ProbeSpec, regs: *const pt_regs, object: u64) {
+fn on_key_probe(ctx: &ProbeContext, spec: &ProbeSpec, object: u64) {
+    let regs: *const pt_regs = ctx.regs;
     let pid_tgid = bpf_get_current_pid_tgid();
     let tgid = (pid_tgid >> 32) as u32;
     // SAFETY: no other reference to this value is held.
@@ -177,8 +178,8 @@ fn on_key_probe(spec: &ProbeSpec, regs: *const pt_regs, object: u64) {
         // SAFETY: a live map value.
         unsafe { waits::served(spec, tgid, &caller, conn, at) };
     }
-    // SAFETY: a live map value; `regs` as in `register`.
-    let site = unsafe {
+    // SAFETY: a live map value.
+    unsafe {
         if (*conn).held != 0 {
             mark(tgid, PROC_UNSURE);
             return;
@@ -188,9 +189,46 @@ fn on_key_probe(spec: &ProbeSpec, regs: *const pt_regs, object: u64) {
         (*conn).acquired_at = at;
         (*conn).acquire_tid = pid_tgid as u32;
         (*conn).checkouts += 1;
-        Site::of(regs, at, id, pid_tgid, FLAG_BOUNDARY)
-    };
-    stacks::copy(conn, KIND_ACQUIRE, &site);
+    }
+    keep_stack(ctx, id, at);
+}
+
+/// Goes on in the program that keeps the stack of an acquire of this connection, and does not come
+/// back.
+#[inline(always)]
+fn keep_stack(ctx: &ProbeContext, id: u64, at: u64) {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let Some(call) = call_of(pid_tgid) else { return };
+    // SAFETY: a live per-CPU map value of this run alone; the array holds programs of uprobes only.
+    unsafe {
+        (*call).conn = id;
+        (*call).want(KIND_ACQUIRE, at, FLAG_BOUNDARY, pid_tgid);
+        PROBE_PARTS.tail_call(ctx, PROBE_PART_STACK);
+    }
+}
+
+/// The stack of an acquire is kept.
+#[uprobe]
+pub fn probe_stack(ctx: ProbeContext) -> u32 {
+    // SAFETY: the uprobe's context; the array holds programs of uprobes only.
+    unsafe {
+        if stacks::keep(ctx.regs) {
+            PROBE_PARTS.tail_call(&ctx, PROBE_PART_FRAMES);
+        }
+    }
+    0
+}
+
+/// The frames of the runtime that belong to that stack are kept.
+#[uprobe]
+pub fn probe_frames(ctx: ProbeContext) -> u32 {
+    // SAFETY: as in `probe_stack`.
+    unsafe {
+        if stacks::keep_frames(ctx.regs) {
+            PROBE_PARTS.tail_call(&ctx, PROBE_PART_FRAMES);
+        }
+    }
+    0
 }
 
 #[inline(always)]
@@ -202,7 +240,7 @@ fn on_probe(ctx: &ProbeContext, index: u32) {
     let regs: *const pt_regs = ctx.regs;
     let mut identity = register(regs, spec.register);
     if spec.key_within != 0 {
-        return on_key_probe(spec, regs, identity);
+        return on_key_probe(ctx, spec, identity);
     }
     let pid_tgid = bpf_get_current_pid_tgid();
     let tgid = (pid_tgid >> 32) as u32;
@@ -275,8 +313,8 @@ fn on_probe(ctx: &ProbeContext, index: u32) {
         // SAFETY: a live map value.
         unsafe { waits::served(spec, tgid, &caller, conn, at) };
     }
-    // SAFETY: a live map value; `regs` as in `register`.
-    let site = unsafe {
+    // SAFETY: a live map value.
+    unsafe {
         (*conn).pool = spec.pool;
         (*conn).handle = identity;
         (*conn).held = 1;
@@ -287,9 +325,8 @@ fn on_probe(ctx: &ProbeContext, index: u32) {
             (*conn).flags = ((*conn).flags | FLAG_DRIVER) & !FLAG_EOF;
             return;
         }
-        Site::of(regs, at, id, pid_tgid, FLAG_BOUNDARY)
-    };
-    stacks::copy(conn, KIND_ACQUIRE, &site);
+    }
+    keep_stack(ctx, id, at);
 }
 
 macro_rules! programs {

@@ -1,6 +1,6 @@
 //! Opening, duplicating and closing: which descriptor is which connection.
 //!
-//! May import the maps, `count`, `memory`, `stacks` and the contract. Invariant: a descriptor maps
+//! May import the maps, `count`, `memory` and the contract. Invariant: a descriptor maps
 //! to a connection only between an open (or dup) and its close; whether the connection itself is
 //! still alive is user space's to say, which sees all holders.
 
@@ -22,9 +22,8 @@ use tracer_ebpf::{
 
 use super::{
     count::{count, emit, now},
-    maps::{CONFIG, CONNS, FDS, FREE_CONNS, PATHS, PROCS},
+    maps::{CONFIG, CONNS, FDS, FREE_CONNS, PATHS, PROCS, call_of},
     memory::{kernel, user},
-    stacks::{self, Site},
 };
 
 const EINPROGRESS: i64 = -115;
@@ -159,33 +158,33 @@ fn unix_port(path: u64) -> Option<u16> {
     (end >= path + 9 && name == *b".s.PGSQL." && port <= 0xffff).then_some(port as u16)
 }
 
-/// `connect(fd, address, length)` returned.
+/// `connect(fd, address, length)` returned; true where the stack is to be kept.
 #[inline(always)]
-pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
+pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
     if ret != 0 && ret != EINPROGRESS && ret != EISCONN {
-        return;
+        return false;
     }
     let tgid = (pid_tgid >> 32) as u32;
-    let Some(config) = CONFIG.get(0) else { return };
+    let Some(config) = CONFIG.get(0) else { return false };
     if tgid == config.own_tgid {
-        return;
+        return false;
     }
     // SAFETY: `regs` is the trusted argument of the tracepoint.
     let (fd, address) = unsafe { ((*regs).rdi, (*regs).rsi) };
-    let Some(target) = target(config, address) else { return };
+    let Some(target) = target(config, address) else { return false };
     // SAFETY: no other reference to this value is held.
     let known = unsafe { PROCS.get(tgid) }.copied();
     let process = known.unwrap_or_default();
     if config.only_marked != 0 && process.flags & PROC_WATCHED == 0 {
-        return;
+        return false;
     }
     let Some(socket) = socket(config, fd) else {
         count(DropReason::KernelReadFailed);
-        return;
+        return false;
     };
     if !socket.stream {
         // Address selection connects datagram sockets to learn a route (RFC 6724).
-        return;
+        return false;
     }
     let key = fd_key(tgid, fd);
     // SAFETY: no other reference to this value is held.
@@ -199,24 +198,24 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
                 if ret != EINPROGRESS {
                     (*conn).flags &= !FLAG_CONNECTING;
                 }
-                return;
+                return false;
             }
         }
         forget_fd(tgid, fd, id);
     }
     if ret == EISCONN {
-        return;
+        return false;
     }
     let slot = match FREE_CONNS.pop() {
         Ok(Some(slot)) => slot,
         _ => {
             count(DropReason::NoConnectionSlot);
-            return;
+            return false;
         }
     };
     let Some(conn) = CONNS.get_ptr_mut(slot) else {
         count(DropReason::NoConnectionSlot);
-        return;
+        return false;
     };
     let at = now();
     // SAFETY: a live map value, owned by this program since the pop.
@@ -254,9 +253,6 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
     if FDS.insert(key, id, 0).is_err() {
         count(DropReason::DescriptorMapFull);
     }
-    // SAFETY: `regs` as above.
-    let site = unsafe { Site::of(regs, at, id, pid_tgid, 0) };
-    stacks::copy(conn, KIND_OPEN, &site);
     let known = process.flags & PROC_CONNECTED != 0;
     if !known {
         let process = Process { flags: PROC_CONNECTED | process.flags, ..process };
@@ -266,6 +262,13 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) {
     }
     let wake = !known || slot & (OPENS_PER_WAKE - 1) == 0;
     emit(Record { kind: OPEN, tgid, at, a: fd, b: 0, id }, wake);
+    let Some(call) = call_of(pid_tgid) else { return false };
+    // SAFETY: a live per-CPU map value of this run alone.
+    unsafe {
+        (*call).conn = id;
+        (*call).want(KIND_OPEN, at, 0, pid_tgid);
+    }
+    true
 }
 
 /// A descriptor no longer refers to its connection.

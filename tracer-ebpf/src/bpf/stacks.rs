@@ -1,10 +1,11 @@
 //! Copies registers and raw stack into a connection's slot, and the frames of its runtime.
 //!
-//! May import the maps, `count`, `memory`, `python`, `node` and the contract. Invariants: the slot's sequence number
+//! May import the maps, `count`, `memory`, `sockets`, `python`, `node` and the contract. Invariants: the slot's sequence number
 //! is odd while it is written; bytes that could not be read are not counted in `len`.
 
 use aya_ebpf::{
     bindings::pt_regs,
+    helpers::bpf_get_current_pid_tgid,
     helpers::generated::{bpf_get_current_task, bpf_probe_read_user, bpf_probe_read_user_str},
 };
 use tracer_ebpf::{
@@ -15,19 +16,20 @@ use tracer_ebpf::{
     mark::TEXT_BYTES,
     runtime,
     stack::{
-        CHUNK_BYTES, FLAG_FULL, FLAG_MARK, GOROUTINE_BYTES, KIND_ACQUIRE, KINDS, MAX_GAP,
-        RUNTIME_CLASS, STACK_BYTES, SlotRef, StackHeader,
+        CHUNK_BYTES, FLAG_FULL, FLAG_MARK, GOROUTINE_BYTES, KIND_ACQUIRE, KINDS, LARGEST_CLASS,
+        MAX_GAP, RUNTIME_CLASS, STACK_BYTES, SlotRef, StackHeader,
     },
 };
 
 use super::{
     count::count,
     maps::{
-        CONFIG, FREE_STACKS_0, FREE_STACKS_1, FREE_STACKS_2, FREE_STACKS_3, PROCS, STACKS_0,
-        STACKS_1, STACKS_2, STACKS_3,
+        CONFIG, Call, FREE_STACKS_0, FREE_STACKS_1, FREE_STACKS_2, FREE_STACKS_3, PROCS, STACKS_0,
+        STACKS_1, STACKS_2, STACKS_3, call_of,
     },
     memory::kernel,
     node, python,
+    sockets::conn_of,
 };
 
 /// Where the stack is taken.
@@ -59,11 +61,38 @@ impl Site {
     }
 }
 
-/// Copies the stack of `site` into the connection's slot of `kind`. A function of its own for its
-/// stack frame.
-#[inline(never)]
-pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
-    let kind = kind & (KINDS - 1);
+/// What the program before this part asked for: the connection, the kind of the stack, and its site.
+///
+/// # Safety
+///
+/// As for [`Site::of`].
+#[inline(always)]
+unsafe fn asked(regs: *const pt_regs) -> Option<(*mut Conn, usize, Site, *mut Call)> {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let call = call_of(pid_tgid)?;
+    // SAFETY: a live per-CPU map value of this run alone.
+    let (id, kind, at, flags, asked) =
+        unsafe { ((*call).conn, (*call).kind, (*call).at, (*call).flags, (*call).pid_tgid) };
+    if asked != pid_tgid {
+        // Another thread's, which has the place now (see `CALL`): no stack rather than a wrong one.
+        count(DropReason::StackReadFailed);
+        return None;
+    }
+    // SAFETY: by this function's contract.
+    let site = unsafe { Site::of(regs, at, id, pid_tgid, flags) };
+    Some((conn_of(id)?, kind as usize & (KINDS - 1), site, call))
+}
+
+/// Keeps the stack that the program before this part asked for; true where the runtime's frames are
+/// to follow.
+///
+/// # Safety
+///
+/// As for [`Site::of`].
+#[inline(always)]
+pub unsafe fn keep(regs: *const pt_regs) -> bool {
+    // SAFETY: by this function's contract.
+    let Some((conn, kind, site, call)) = (unsafe { asked(regs) }) else { return false };
     // SAFETY: `conn` is a live map value, and `kind` below `KINDS`.
     let (packed, class, goid) =
         unsafe { ((*conn).stacks[kind], (*conn).stack_class, (*conn).goid) };
@@ -71,7 +100,7 @@ pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
     if slot.is_none_or(|slot| slot.class < class) {
         let Some(fresh) = take(class) else {
             count(DropReason::NoStackSlot);
-            return;
+            return false;
         };
         if let Some(old) = slot {
             give_back(old);
@@ -80,46 +109,71 @@ pub fn copy(conn: *mut Conn, kind: usize, site: &Site) {
         unsafe { (*conn).stacks[kind] = fresh.pack() };
         slot = Some(fresh);
     }
-    let Some(slot) = slot else { return };
-    match slot.class {
-        0 => {
-            if let Some(slot) = STACKS_0.get_ptr_mut(slot.index) {
+    let Some(slot) = slot else { return false };
+    macro_rules! copy {
+        ($stacks:ident, $chunks:literal, $gap:literal, $most:expr) => {
+            if let Some(slot) = $stacks.get_ptr_mut(slot.index) {
                 // SAFETY: a live map value, whose fields are plain bytes.
                 unsafe {
-                    fill::<1>(&raw mut (*slot).header, (&raw mut (*slot).bytes).cast(), site, goid);
+                    let (header, bytes) =
+                        (&raw mut (*slot).header, (&raw mut (*slot).bytes).cast());
+                    begin(header, &site);
+                    // Before the stack, which takes the place of what it reads.
+                    let end = if goid != 0 { goroutine(header, bytes, &site, goid) } else { 0 };
+                    let end = if end != 0 { end } else { end_of_stack(site.sp) };
+                    chunks::<$chunks, $gap>(header, bytes, &site, end, $most);
+                    if $gap {
+                        self::end(header);
+                    }
                 }
             }
-        }
-        1 => {
-            if let Some(slot) = STACKS_1.get_ptr_mut(slot.index) {
-                // SAFETY: as above.
-                unsafe {
-                    fill::<4>(&raw mut (*slot).header, (&raw mut (*slot).bytes).cast(), site, goid);
-                }
-            }
-        }
-        2 => {
-            if let Some(slot) = STACKS_2.get_ptr_mut(slot.index) {
-                // SAFETY: as above.
-                unsafe {
-                    fill::<12>(
-                        &raw mut (*slot).header,
-                        (&raw mut (*slot).bytes).cast(),
-                        site,
-                        goid,
-                    );
-                }
-            }
-        }
+        };
+    }
+    match slot.class {
+        0 => copy!(STACKS_0, 1, true, STACK_BYTES[0]),
+        1 => copy!(STACKS_1, 4, true, STACK_BYTES[1]),
+        2 => copy!(STACKS_2, 12, true, STACK_BYTES[2]),
         _ => {
-            if let Some(slot) = STACKS_3.get_ptr_mut(slot.index) {
-                // SAFETY: as above.
-                unsafe {
-                    fill_runtime(&raw mut (*slot).header, (&raw mut (*slot).bytes).cast(), site);
-                }
-            }
+            let runtime = runtime_of(site.pid_tgid);
+            // The others' frames are not on the stack.
+            let chunks = if runtime == runtime::NODE { 2 } else { 1 };
+            copy!(STACKS_3, 2, false, chunks * CHUNK_BYTES);
+            // SAFETY: a live per-CPU map value of this run alone.
+            unsafe { (*call).rounds = 0 };
+            return true;
         }
     }
+    false
+}
+
+/// Copies the frames of the process's runtime behind the stack that was kept before; true where this is
+/// to be gone on with.
+///
+/// # Safety
+///
+/// As for [`Site::of`].
+#[inline(always)]
+pub unsafe fn keep_frames(regs: *const pt_regs) -> bool {
+    // SAFETY: by this function's contract.
+    let Some((conn, kind, site, call)) = (unsafe { asked(regs) }) else { return false };
+    // SAFETY: as in `keep`.
+    let Some(slot) = SlotRef::unpack(unsafe { (*conn).stacks[kind] }) else { return false };
+    let Some(slot) = STACKS_3.get_ptr_mut(slot.index) else { return false };
+    // SAFETY: a live map value, whose fields are plain bytes.
+    unsafe {
+        let header = &raw mut (*slot).header;
+        let bytes: *mut u8 = (&raw mut (*slot).bytes).cast();
+        let frames = bytes.add(STACK_BYTES[RUNTIME_CLASS as usize] as usize);
+        let ended = match runtime_of(site.pid_tgid) {
+            runtime::NODE => node::copy(header, bytes, frames, &site, call),
+            runtime::PYTHON => Some(python::copy(header, frames, &site)),
+            _ => Some(runtime::END_NONE),
+        };
+        let Some(ended) = ended else { return true };
+        (*header).runtime_end = ended;
+        end(header);
+    }
+    false
 }
 
 /// Keeps the text of a mark in the place of the acquire's stack, in the smallest slot.
@@ -204,56 +258,12 @@ fn give_back(slot: SlotRef) {
     }
 }
 
-/// # Safety
-///
-/// `header` and `bytes` are the parts of one live stack slot with room for `CHUNKS` chunks.
+/// The constant of [`runtime`] of the process.
 #[inline(always)]
-unsafe fn fill<const CHUNKS: u32>(
-    header: *mut StackHeader,
-    bytes: *mut u8,
-    site: &Site,
-    goid: u32,
-) {
-    // SAFETY: by this function's contract.
-    unsafe {
-        begin(header, site);
-        if goid != 0 {
-            // Before the stack, which takes the place of what it reads.
-            (*header).goid = goroutine(bytes, site, goid);
-        }
-        chunks::<CHUNKS, true>(header, bytes, site);
-        end(header);
-    }
-}
-
-/// Copies the stack, and the frames of the process's runtime behind it.
-///
-/// # Safety
-///
-/// `header` and `bytes` are the parts of one live stack slot of the runtimes' class.
-#[inline(always)]
-unsafe fn fill_runtime(header: *mut StackHeader, bytes: *mut u8, site: &Site) {
-    let tgid = (site.pid_tgid >> 32) as u32;
+fn runtime_of(pid_tgid: u64) -> u32 {
+    let tgid = (pid_tgid >> 32) as u32;
     // SAFETY: no other reference to this value is held.
-    let kind = unsafe { PROCS.get(tgid) }.map_or(runtime::NONE, |process| process.runtime);
-    // SAFETY: by this function's contract.
-    unsafe {
-        begin(header, site);
-        (*header).runtime_frames = 0;
-        let frames = bytes.add(STACK_BYTES[RUNTIME_CLASS as usize] as usize);
-        (*header).runtime_end = if kind == runtime::NODE {
-            chunks::<2, false>(header, bytes, site);
-            node::copy(header, bytes, frames, site)
-        } else {
-            chunks::<1, false>(header, bytes, site);
-            if kind == runtime::PYTHON {
-                python::copy(header, frames, site)
-            } else {
-                runtime::END_NONE
-            }
-        };
-        end(header);
-    }
+    unsafe { PROCS.get(tgid) }.map_or(runtime::NONE, |process| process.runtime)
 }
 
 /// Begins to write a slot.
@@ -276,6 +286,7 @@ unsafe fn begin(header: *mut StackHeader, site: &Site) {
         (*header).bp = site.bp;
         (*header).g = site.g;
         (*header).goid = 0;
+        (*header).runtime_frames = 0;
     }
 }
 
@@ -296,6 +307,44 @@ unsafe fn end(header: *mut StackHeader) {
     }
 }
 
+/// Where the stack of the current thread that `sp` is on ends; [`UNKNOWN_END`] when that is not known.
+/// Of what is behind it nothing belongs to a frame, and to copy it costs more than to ask.
+#[inline(always)]
+fn end_of_stack(sp: u64) -> u64 {
+    let Some(config) = CONFIG.get(0) else { return UNKNOWN_END };
+    let off = &config.off;
+    // SAFETY: the helper has no precondition.
+    let task = unsafe { bpf_get_current_task() };
+    let found = if sp >= FIRST_THREADS {
+        if off.mm_start_stack == 0 {
+            return UNKNOWN_END;
+        }
+        match kernel::<u64>(task + u64::from(off.task_mm)) {
+            Some(mm) => kernel::<u64>(mm + u64::from(off.mm_start_stack)),
+            None => None,
+        }
+    } else if off.task_fsbase != 0 {
+        kernel::<u64>(task + u64::from(off.task_fsbase))
+    } else {
+        None
+    };
+    match found {
+        // Another stack than the thread's own, of a coroutine say, is nowhere near.
+        Some(end) if end > sp && end - sp < u64::from(STACK_BYTES[LARGEST_CLASS as usize]) => end,
+        _ => UNKNOWN_END,
+    }
+}
+
+/// No address of a stack.
+const UNKNOWN_END: u64 = u64::MAX;
+
+/// The stack of a process's first thread lies above: the kernel puts it at most 16 GiB below the end
+/// of user addresses, and nothing else there (`arch/x86/mm/mmap.c`, `stack_maxrandom_size`; an eighth
+/// of a MiB is the least that arguments and environment are given). It ends at `mm->start_stack`, behind which
+/// the arguments are. Stacks of other threads end with what the C library keeps of the thread, at the FS
+/// base (glibc's and musl's `pthread_create`).
+const FIRST_THREADS: u64 = (1 << 47) - (16 << 30) - (256 << 20);
+
 /// Copies the stack. With `GAP`, what Java before 13 has on it that nobody needs is left out.
 ///
 /// # Safety
@@ -306,53 +355,63 @@ unsafe fn chunks<const CHUNKS: u32, const GAP: bool>(
     header: *mut StackHeader,
     bytes: *mut u8,
     site: &Site,
+    end: u64,
+    most: u32,
 ) {
     // SAFETY: by this function's contract; the helper fails rather than faults on bad addresses.
     unsafe {
         let mut gap = 0;
-        let mut len = 0u32;
-        let mut chunk = 0u32;
-        while chunk < CHUNKS {
+        let len = &raw mut (*header).len;
+        len.write_volatile(0);
+        for chunk in 0..CHUNKS {
             let mut from = site.sp + u64::from(chunk * CHUNK_BYTES);
             if GAP && chunk > 0 {
                 from += gap;
             }
-            let into = bytes.add((chunk * CHUNK_BYTES) as usize);
-            if bpf_probe_read_user(into.cast(), CHUNK_BYTES, from as *const _) != 0 {
-                // The stack ends within this chunk: take what is left of the page.
-                let rest = (u64::from(CHUNK_BYTES) - (from & u64::from(CHUNK_BYTES - 1))) as u32
-                    & (CHUNK_BYTES - 1);
-                if bpf_probe_read_user(into.cast(), rest, from as *const _) == 0 {
-                    len += rest;
-                }
+            if from >= end || chunk * CHUNK_BYTES >= most {
                 break;
             }
-            len += CHUNK_BYTES;
-            if GAP && CHUNKS > 1 && chunk == 0 {
-                gap = self::gap(bytes, site, u64::from(CHUNKS * CHUNK_BYTES));
+            let room = end - from;
+            let into = bytes.add((chunk * CHUNK_BYTES) as usize);
+            // Up to the end of the stack, or at least to that of the page.
+            let part = if room < u64::from(CHUNK_BYTES) {
+                room as u32
+            } else if bpf_probe_read_user(into.cast(), CHUNK_BYTES, from as *const _) == 0 {
+                len.write_volatile((chunk + 1) * CHUNK_BYTES);
+                if (chunk + 1) * CHUNK_BYTES >= most {
+                    (*header).flags |= FLAG_FULL;
+                }
+                if GAP && CHUNKS > 1 && chunk == 0 {
+                    gap = self::gap(bytes, site, u64::from(CHUNKS * CHUNK_BYTES));
+                }
+                continue;
+            } else {
+                (u64::from(CHUNK_BYTES) - (from & u64::from(CHUNK_BYTES - 1))) as u32
+            };
+            // From memory, for the mask, which the compiler would leave out and old verifiers need.
+            (&raw mut (*header).gap).write_volatile(u64::from(part));
+            let part = (&raw const (*header).gap).read_volatile() as u32 & (CHUNK_BYTES - 1);
+            if bpf_probe_read_user(into.cast(), part, from as *const _) == 0 {
+                len.write_volatile(len.read_volatile() + part);
             }
-            chunk += 1;
-        }
-        if chunk == CHUNKS {
-            (*header).flags |= FLAG_FULL;
+            break;
         }
         (*header).gap = gap;
-        if len == 0 {
+        if len.read_volatile() == 0 {
             count(DropReason::StackReadFailed);
         }
-        (*header).len = len;
     }
 }
 
-/// The number of the goroutine whose stack this is, by its record's offset `goid`; zero where the
-/// register holds none, or another one than that of this stack. In one read, so `bytes` has it for a
-/// moment.
+/// Keeps the number of the goroutine whose stack this is, by its record's offset `goid`, and returns
+/// where the stack ends; zero where the register holds none, or another one than that of this stack.
+/// In one read, so `bytes` has it for a moment.
 ///
 /// # Safety
 ///
-/// `bytes` is the beginning of a live stack slot.
+/// `header` and `bytes` are the parts of one live stack slot.
 #[inline(always)]
-unsafe fn goroutine(bytes: *mut u8, site: &Site, goid: u32) -> u64 {
+unsafe fn goroutine(header: *mut StackHeader, bytes: *mut u8, site: &Site, goid: u32) -> u64 {
     const LAST: u32 = (GOROUTINE_BYTES - 8).next_power_of_two() - 8;
     // SAFETY: by this function's contract; the helper fails rather than faults on bad addresses. The
     // mask keeps the number within the slot whatever the offset is.
@@ -365,7 +424,8 @@ unsafe fn goroutine(bytes: *mut u8, site: &Site, goid: u32) -> u64 {
         if site.sp < low || site.sp >= high {
             return 0;
         }
-        bytes.add((goid & LAST) as usize).cast::<u64>().read_volatile()
+        (*header).goid = bytes.add((goid & LAST) as usize).cast::<u64>().read_volatile();
+        high
     }
 }
 
@@ -380,10 +440,7 @@ unsafe fn goroutine(bytes: *mut u8, site: &Site, goid: u32) -> u64 {
 #[inline(always)]
 unsafe fn gap(bytes: *const u8, site: &Site, copied: u64) -> u64 {
     const WORDS: usize = 64;
-    let tgid = (site.pid_tgid >> 32) as u32;
-    // SAFETY: no other reference to this value is held.
-    let runtime = unsafe { PROCS.get(tgid) }.map_or(runtime::NONE, |process| process.runtime);
-    if runtime != runtime::BUFFERED_JAVA {
+    if runtime_of(site.pid_tgid) != runtime::BUFFERED_JAVA {
         return 0;
     }
     for index in 0..WORDS {

@@ -14,7 +14,10 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use tracer_ebpf::{
     conn::{Conn, FLAG_CONNECTING, FLAG_EOF},
-    parts::{PART_CONNECT, PART_MARK, PART_RECEIVE, PART_RECEIVE_WALK, PART_SEND, PART_SEND_WALK},
+    parts::{
+        PART_CONNECT, PART_FRAMES, PART_MARK, PART_RECEIVE, PART_RECEIVE_STEPS, PART_RECEIVE_WALK,
+        PART_SEND, PART_SEND_STEPS, PART_SEND_WALK, PART_STACK,
+    },
     wire::{self, PHASE_ENCRYPTED, PHASE_MYSQL, PHASE_READY, PHASE_UNKNOWN, Segments},
 };
 
@@ -24,7 +27,7 @@ use super::{
     marks,
     memory::{ConnMemory, user, user_or_zero},
     sockets::{conn_of, fd_key, on_close, on_close_range, on_connect, on_dup},
-    stacks::{self, Site},
+    stacks,
 };
 
 const READ: u64 = 0;
@@ -135,9 +138,11 @@ fn go_on(ctx: &BtfTracePointContext, part: u32) {
 /// `connect` returned.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn part_connect(ctx: BtfTracePointContext) -> u32 {
-    on_connect(ctx.arg(0), ctx.arg(1), bpf_get_current_pid_tgid());
     let (ret, pid_tgid): (i64, u64) = (ctx.arg(1), bpf_get_current_pid_tgid());
     debug!(&ctx, "process {} connect returned {}", pid_tgid >> 32, ret);
+    if on_connect(ctx.arg(0), ret, pid_tgid) {
+        go_on(&ctx, PART_STACK);
+    }
     0
 }
 
@@ -158,14 +163,48 @@ pub fn part_receive(ctx: BtfTracePointContext) -> u32 {
 /// A send on a watched socket returned that `part_send` is not for, or that it did not pass whole.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn part_send_walk(ctx: BtfTracePointContext) -> u32 {
-    walk(ctx.arg(0), ctx.arg(1), true);
+    walk(&ctx, true);
     0
 }
 
 /// A receive on a watched socket returned that `part_receive` is not for, or did not pass whole.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn part_receive_walk(ctx: BtfTracePointContext) -> u32 {
-    walk(ctx.arg(0), ctx.arg(1), false);
+    walk(&ctx, false);
+    0
+}
+
+/// Some steps along the messages of a send.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn part_send_steps(ctx: BtfTracePointContext) -> u32 {
+    steps(&ctx, true);
+    0
+}
+
+/// Some steps along the messages of a receive.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn part_receive_steps(ctx: BtfTracePointContext) -> u32 {
+    steps(&ctx, false);
+    0
+}
+
+/// The stack at a call is kept.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn part_stack(ctx: BtfTracePointContext) -> u32 {
+    // SAFETY: the trusted argument of the tracepoint.
+    if unsafe { stacks::keep(ctx.arg(0)) } {
+        go_on(&ctx, PART_FRAMES);
+    }
+    0
+}
+
+/// The frames of the runtime that belong to that stack are kept.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn part_frames(ctx: BtfTracePointContext) -> u32 {
+    // SAFETY: the trusted argument of the tracepoint.
+    if unsafe { stacks::keep_frames(ctx.arg(0)) } {
+        go_on(&ctx, PART_FRAMES);
+    }
     0
 }
 
@@ -241,7 +280,7 @@ fn pass(ctx: &BtfTracePointContext, send: bool) {
         return go_on(ctx, if send { PART_SEND_WALK } else { PART_RECEIVE_WALK });
     }
     if send {
-        sent(conn, call, regs, len, settled);
+        sent(ctx, conn, call, len, settled);
     } else {
         received(conn, len);
     }
@@ -249,7 +288,8 @@ fn pass(ctx: &BtfTracePointContext, send: bool) {
 
 /// A send or a receive of any shape.
 #[inline(always)]
-fn walk(regs: *const pt_regs, ret: i64, send: bool) {
+fn walk(ctx: &BtfTracePointContext, send: bool) {
+    let (regs, ret): (*const pt_regs, i64) = (ctx.arg(0), ctx.arg(1));
     let Some(call) = call_of(bpf_get_current_pid_tgid()) else { return };
     let Some(conn) = moved(call, regs, ret, send) else { return };
     // SAFETY: `regs` and `call` as in `moved`.
@@ -286,27 +326,77 @@ fn walk(regs: *const pt_regs, ret: i64, send: bool) {
     let mut memory = ConnMemory::new(conn, call, buffer, if one { len } else { 0 });
     let segments =
         if one { Segments::buffer(buffer, len) } else { Segments::vector(buffer, count, len) };
-    if send {
-        // SAFETY: as in `moved`.
-        let before = unsafe { (*call).settled != 0 };
-        let settled = if passed != 0 { before } else { wire.settled() };
-        wire::on_send(&mut memory, wire, segments, passed);
-        if bytes != len {
-            wire.send.synced = 0;
+    // SAFETY: as in `moved`.
+    unsafe {
+        (*call).moved = bytes;
+        (*call).rounds = 0;
+        if send && passed == 0 {
+            (*call).settled = u64::from(wire.settled());
         }
-        sent(conn, call, regs, bytes, settled);
+    }
+    let begun = if send {
+        wire::begin_send(&mut memory, wire, segments, passed)
     } else {
-        wire::on_receive(&mut memory, wire, segments, passed);
-        if bytes != len {
-            wire.recv.synced = 0;
+        wire::begin_receive(&mut memory, wire, segments, passed)
+    };
+    // SAFETY: as in `moved`.
+    unsafe { (*call).several = u32::from(bytes != len) };
+    if begun {
+        return go_on(ctx, if send { PART_SEND_STEPS } else { PART_RECEIVE_STEPS });
+    }
+    walked(ctx, conn, call, send);
+}
+
+/// Goes on along the messages of a send or a receive, and ends that when there are no more.
+#[inline(always)]
+fn steps(ctx: &BtfTracePointContext, send: bool) {
+    let Some(call) = call_of(bpf_get_current_pid_tgid()) else { return };
+    // SAFETY: a live per-CPU map value of this run alone.
+    let (id, rounds) = unsafe { ((*call).conn, (*call).rounds) };
+    let Some(conn) = conn_of(id) else { return };
+    // SAFETY: as in `pass`.
+    let wire = unsafe { &mut (*conn).wire };
+    let mut memory = ConnMemory::again(conn, call);
+    let more = if send {
+        wire::walk_send(&mut memory, wire, rounds)
+    } else {
+        wire::walk_receive(&mut memory, wire, rounds)
+    };
+    if more {
+        // SAFETY: as above.
+        unsafe { (*call).rounds = rounds + 1 };
+        return go_on(ctx, if send { PART_SEND_STEPS } else { PART_RECEIVE_STEPS });
+    }
+    if send {
+        wire::end_send(&mut memory, wire);
+    } else {
+        wire::end_receive(&mut memory, wire);
+    }
+    walked(ctx, conn, call, send);
+}
+
+/// A send or a receive of any shape was followed.
+#[inline(always)]
+fn walked(ctx: &BtfTracePointContext, conn: *mut Conn, call: *mut Call, send: bool) {
+    // SAFETY: live map values, as in `moved`.
+    let (bytes, settled) = unsafe {
+        if (*call).several != 0 {
+            let wire = &mut (*conn).wire;
+            let stream = if send { &mut wire.send } else { &mut wire.recv };
+            stream.synced = 0;
         }
+        ((*call).moved, (*call).settled != 0)
+    };
+    if send {
+        sent(ctx, conn, call, bytes, settled);
+    } else {
         received(conn, bytes);
     }
 }
 
 /// `bytes` were sent, and the wire follows them; `settled` says whether the server was done before.
 #[inline(always)]
-fn sent(conn: *mut Conn, call: *mut Call, regs: *const pt_regs, bytes: u64, settled: bool) {
+fn sent(ctx: &BtfTracePointContext, conn: *mut Conn, call: *mut Call, bytes: u64, settled: bool) {
     let at = now();
     // SAFETY: a live map value; only plain fields are read and written.
     let use_begins = unsafe {
@@ -327,9 +417,9 @@ fn sent(conn: *mut Conn, call: *mut Call, regs: *const pt_regs, bytes: u64, sett
         }
     };
     if let Some(kind) = use_begins {
-        // SAFETY: `regs` and `call` as in `moved`.
-        let site = unsafe { Site::of(regs, at, (*call).conn, bpf_get_current_pid_tgid(), 0) };
-        stacks::copy(conn, kind, &site);
+        // SAFETY: a live per-CPU map value of this run alone.
+        unsafe { (*call).want(kind, at, 0, bpf_get_current_pid_tgid()) };
+        go_on(ctx, PART_STACK);
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     STATEMENT_SQL, Segments, Stream, Wire, mysql,
 };
 use crate::{
-    limits::{PASS_STEPS, STATEMENT_BYTES, WALK_STEPS, WALK_STEPS_RECEIVE},
+    limits::{PASS_STEPS, STATEMENT_BYTES, STEPS_AT_ONCE, WALK_STEPS, WALK_STEPS_RECEIVE},
     statement::{CLEAR_ADVISORY_LOCK, CLEAR_LISTEN, MARK_ADVISORY_LOCK, MARK_LISTEN},
 };
 
@@ -60,15 +60,34 @@ const fn is_status(status: u8) -> bool {
 }
 
 /// Follows a send of the client from where [`pass_sent`] left it: `passed` bytes.
+pub fn on_send<M: Memory>(memory: &mut M, wire: &mut Wire, segments: Segments, passed: u64) {
+    if !begin_send(memory, wire, segments, passed) {
+        return;
+    }
+    let mut rounds = 0;
+    while walk_send(memory, wire, rounds) {
+        rounds += 1;
+    }
+    end_send(memory, wire);
+}
+
+/// Begins to follow a send; false when there is nothing to walk along, and the send has been followed.
+/// Else [`walk_send`] goes on, with the number of times that it has, while it says so, and then
+/// [`end_send`].
 #[inline(always)]
-pub fn on_send<M: Memory>(memory: &mut M, wire: &mut Wire, mut segments: Segments, passed: u64) {
+pub fn begin_send<M: Memory>(
+    memory: &mut M,
+    wire: &mut Wire,
+    mut segments: Segments,
+    passed: u64,
+) -> bool {
     let phase = wire.phase;
     if phase == PHASE_ENCRYPTED || phase == PHASE_CANCEL || phase == PHASE_FOREIGN {
-        return;
+        return false;
     }
     if phase == PHASE_GREETED || phase == PHASE_MYSQL {
         mysql::on_send(memory, wire, segments);
-        return;
+        return false;
     }
     // A client that sends again has seen the server's answer, reported or not.
     let first = phase == PHASE_NEW || phase == PHASE_ASKED;
@@ -84,33 +103,35 @@ pub fn on_send<M: Memory>(memory: &mut M, wire: &mut Wire, mut segments: Segment
     wire.send.segments = segments;
     if wire.send.segments.left == 0 && !wire.send.segments.next(memory) {
         wire.send.restart(false);
-        return;
+        return false;
     }
     if first {
         first_packet(memory, wire);
-        if wire.phase != PHASE_STARTING {
-            return;
-        }
-    } else if wire.send.synced == 0 {
+        return wire.phase == PHASE_STARTING;
+    }
+    if wire.send.synced == 0 {
         wire.send.restart(false);
         wire.marks |= MARK_RESYNCED;
-        begin_send(memory, wire);
-        if wire.phase != PHASE_READY && wire.phase != PHASE_STARTING {
-            return;
-        }
+        resume_send(memory, wire);
+        return wire.phase == PHASE_READY || wire.phase == PHASE_STARTING;
     }
-    for _ in 0..WALK_STEPS {
+    true
+}
+
+/// Walks along a send that was begun; false when that is over.
+#[inline(always)]
+pub fn walk_send<M: Memory>(memory: &mut M, wire: &mut Wire, rounds: u32) -> bool {
+    for _ in 0..STEPS_AT_ONCE {
         if !step_send(memory, wire) {
-            break;
+            return false;
         }
     }
-    statement(memory, wire);
-    end_send(memory, wire);
+    rounds < WALK_STEPS / STEPS_AT_ONCE - 1
 }
 
 /// Gets a send back in step when it begins like a message: clients write whole messages.
 #[inline(always)]
-fn begin_send<M: Memory>(memory: &mut M, wire: &mut Wire) {
+fn resume_send<M: Memory>(memory: &mut M, wire: &mut Wire) {
     if wire.send.segments.left < 5 {
         return;
     }
@@ -130,9 +151,10 @@ fn begin_send<M: Memory>(memory: &mut M, wire: &mut Wire) {
     }
 }
 
-/// Looks at what the walk along a send left over.
+/// Keeps the statement of a send that was walked along, and looks at what the walk left over.
 #[inline(always)]
-fn end_send<M: Memory>(memory: &mut M, wire: &mut Wire) {
+pub fn end_send<M: Memory>(memory: &mut M, wire: &mut Wire) {
+    statement(memory, wire);
     if wire.send.finish() {
         return;
     }
@@ -150,19 +172,36 @@ fn end_send<M: Memory>(memory: &mut M, wire: &mut Wire) {
 }
 
 /// Follows a receive of the client from where [`pass_received`] left it: `passed` bytes.
+pub fn on_receive<M: Memory>(memory: &mut M, wire: &mut Wire, segments: Segments, passed: u64) {
+    if !begin_receive(memory, wire, segments, passed) {
+        return;
+    }
+    let mut rounds = 0;
+    while walk_receive(memory, wire, rounds) {
+        rounds += 1;
+    }
+    end_receive(memory, wire);
+}
+
+/// Begins to follow a receive, like [`begin_send`] a send.
 #[inline(always)]
-pub fn on_receive<M: Memory>(memory: &mut M, wire: &mut Wire, mut segments: Segments, passed: u64) {
+pub fn begin_receive<M: Memory>(
+    memory: &mut M,
+    wire: &mut Wire,
+    mut segments: Segments,
+    passed: u64,
+) -> bool {
     let phase = wire.phase;
     if phase == PHASE_NEW {
         mysql::greeting(memory, wire, segments);
-        return;
+        return false;
     }
     if phase != PHASE_READY
         && phase != PHASE_STARTING
         && phase != PHASE_UNKNOWN
         && phase != PHASE_ASKED
     {
-        return;
+        return false;
     }
     if wire.send.synced == 0 && phase != PHASE_ASKED {
         wire.marks |= MARK_RESYNCED;
@@ -171,28 +210,42 @@ pub fn on_receive<M: Memory>(memory: &mut M, wire: &mut Wire, mut segments: Segm
     wire.recv.segments = segments;
     if wire.recv.segments.left == 0 && !wire.recv.segments.next(memory) {
         wire.recv.restart(false);
-        return;
+        return false;
     }
     if phase == PHASE_ASKED {
         if wire.recv.segments.left == 0 {
-            return;
+            return false;
         }
         match memory.read::<1>(wire.recv.segments.at) {
             Some([b'S' | b'G']) => wire.phase = PHASE_ENCRYPTED,
             Some([b'N']) => wire.phase = PHASE_NEW,
             _ => {}
         }
-        return;
+        return false;
     }
-    if wire.recv.synced != 0 {
-        for step in 0..WALK_STEPS {
-            if (step >= WALK_STEPS_RECEIVE && walked_enough(wire)) || !step_receive(memory, wire) {
-                break;
-            }
+    true
+}
+
+/// Walks along a receive that was begun, like [`walk_send`].
+#[inline(always)]
+pub fn walk_receive<M: Memory>(memory: &mut M, wire: &mut Wire, rounds: u32) -> bool {
+    if wire.recv.synced == 0 {
+        return false;
+    }
+    let ordinary = rounds < WALK_STEPS_RECEIVE / STEPS_AT_ONCE;
+    for _ in 0..STEPS_AT_ONCE {
+        if (!ordinary && walked_enough(wire)) || !step_receive(memory, wire) {
+            return false;
         }
-        if !status(memory, wire) || !wire.recv.finish() {
-            wire.recv.restart(false);
-        }
+    }
+    rounds < WALK_STEPS / STEPS_AT_ONCE - 1
+}
+
+/// Looks at what the walk along a receive left over.
+#[inline(always)]
+pub fn end_receive<M: Memory>(memory: &mut M, wire: &mut Wire) {
+    if wire.recv.synced != 0 && (!status(memory, wire) || !wire.recv.finish()) {
+        wire.recv.restart(false);
     }
     if wire.recv.synced == 0 {
         tail(memory, wire);

@@ -66,6 +66,12 @@ pub fn offsets(bytes: &[u8]) -> Result<Offsets, Error> {
     let btf = Btf::parse(bytes)?;
     // Without it there are no frames of Python, which is no reason not to run.
     let task_fsbase = btf.offset("task_struct", "thread.fsbase").unwrap_or(0);
+    // Without it more is copied of some stacks than they are.
+    let mm = (btf.offset("task_struct", "mm"), btf.offset("mm_struct", "start_stack"));
+    let (task_mm, mm_start_stack) = match mm {
+        (Ok(mm), Ok(start_stack)) => (mm, start_stack),
+        _ => (0, 0),
+    };
     let utask = [
         btf.offset("task_struct", "utask"),
         btf.offset("uprobe_task", "return_instances"),
@@ -104,14 +110,17 @@ pub fn offsets(bytes: &[u8]) -> Result<Offsets, Error> {
         ri_next,
         ri_known,
         task_fsbase,
+        task_mm,
+        mm_start_stack,
         _pad: 0,
     })
 }
 
 /// The structs whose members are asked for: only these are remembered by name.
-const STRUCTS: [&str; 12] = [
+const STRUCTS: [&str; 13] = [
     "task_struct",
     "thread_struct",
+    "mm_struct",
     "signal_struct",
     "files_struct",
     "fdtable",

@@ -74,6 +74,7 @@ pub struct Kernel {
     _config: Array<MapData, PodConfig>,
     /// Kept open: the kernel empties a program array that no one holds.
     parts: ProgramArray<MapData>,
+    probe_parts: ProgramArray<MapData>,
     fds: HashMap<MapData, u64, u64>,
     procs: HashMap<MapData, u32, PodProcess>,
     pythons: HashMap<MapData, u32, PodLayout>,
@@ -133,6 +134,7 @@ impl Kernel {
             probe_links: Vec::new(),
             _config: config_map,
             parts: take(&mut ebpf, "PARTS")?,
+            probe_parts: take(&mut ebpf, "PROBE_PARTS")?,
             btf: Some(btf),
             switched: None,
             ebpf,
@@ -265,18 +267,33 @@ impl Kernel {
     ///
     /// [`LoadError::Program`] when the kernel refuses it.
     pub fn load_probe(&mut self, index: usize) -> Result<&mut UProbe, LoadError> {
+        if self.loaded_probes.is_empty() {
+            // In place before any that goes on in it.
+            for (place, part) in (0..).zip(parts::PROBE_PARTS) {
+                let failed =
+                    |error: &dyn std::error::Error| refused(part, "uprobe", &shorten(error));
+                let probe = self.probe(part)?;
+                probe.load().map_err(|error| failed(&error))?;
+                let fd = probe.fd().and_then(|fd| Ok(fd.try_clone()?));
+                let fd = fd.map_err(|error| failed(&error))?;
+                self.probe_parts.set(place, &fd, 0).map_err(|error| failed(&error))?;
+            }
+        }
         let name = format!("probe_{index}");
-        let refused = |reason: &str| refused(&name, "uprobe", reason);
-        let probe: &mut UProbe = self
-            .ebpf
-            .program_mut(&name)
-            .ok_or_else(|| refused("not in the object"))?
-            .try_into()
-            .map_err(|error: aya::programs::ProgramError| refused(&shorten(&error)))?;
-        if self.loaded_probes.insert(index) {
-            probe.load().map_err(|error| refused(&shorten(&error)))?;
+        let load = self.loaded_probes.insert(index);
+        let probe = self.probe(&name)?;
+        if load {
+            probe.load().map_err(|error| refused(&name, "uprobe", &shorten(&error)))?;
         }
         Ok(probe)
+    }
+
+    fn probe(&mut self, name: &str) -> Result<&mut UProbe, LoadError> {
+        self.ebpf
+            .program_mut(name)
+            .ok_or_else(|| refused(name, "uprobe", "not in the object"))?
+            .try_into()
+            .map_err(|error: aya::programs::ProgramError| refused(name, "uprobe", &shorten(&error)))
     }
 
     /// Attaches probe program `index` to a file, for all processes that map it.

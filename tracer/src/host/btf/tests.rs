@@ -92,8 +92,10 @@ fn kernel(with_uprobes: bool) -> Builder {
         ("tgid", int, 100),
         ("files", pointer, 208),
         ("signal", pointer, 216),
+        ("mm", pointer, 224),
         ("thread", thread, 300),
     ];
+    b.composite(4, "mm_struct", &[("start_stack", pointer, 48)]);
     if with_uprobes {
         task.push(("utask", pointer, 240));
         b.composite(4, "uprobe_task", &[("return_instances", pointer, 40)]);
@@ -128,6 +130,8 @@ const EXPECTED: Offsets = Offsets {
     ri_known: 1,
     sock_dport: 20,
     task_fsbase: 320,
+    task_mm: 224,
+    mm_start_stack: 48,
     _pad: 0,
 };
 
