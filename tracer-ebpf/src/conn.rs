@@ -100,6 +100,10 @@ pub struct Conn {
     pub stack_class: u32,
     /// For the next stacks, as [`Process::goid`](crate::config::Process::goid).
     pub goid: u32,
+    /// Thread that the last stack was of, and where its own stack ends; zero when that is not known.
+    pub stack_tid: u32,
+    pub _pad2: u32,
+    pub stack_end: u64,
 
     pub wire: Wire,
 
@@ -116,7 +120,7 @@ pub struct Conn {
 
 /// Bytes of a connection slot.
 pub const CONN_BYTES: usize = size_of::<Conn>();
-const _: () = assert!(CONN_BYTES == 144 + 272 + 8 + STARTUP_BYTES + STATEMENT_BYTES);
+const _: () = assert!(CONN_BYTES == 160 + 272 + 8 + STARTUP_BYTES + STATEMENT_BYTES);
 const _: () = assert!(CONN_BYTES.is_multiple_of(8));
 
 #[cfg(test)]

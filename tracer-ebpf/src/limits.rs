@@ -41,6 +41,11 @@ pub const MAX_KEY_SEARCH: u32 = 512;
 /// as [`ProcessMapFull`](crate::drops::DropReason::ProcessMapFull).
 pub const MAX_PROCESSES: u32 = 8_192;
 
+/// Process ids there can be (Linux `include/linux/threads.h`, `PID_MAX_LIMIT`), and of how many one
+/// element of the map of holders tells.
+pub const PIDS: u32 = 1 << 22;
+pub const PIDS_TOGETHER: u32 = 1 << 12;
+
 /// Python processes whose interpreter is known. When full, stacks of further ones have no Python
 /// frames, and say so.
 pub const MAX_PYTHONS: u32 = 1_024;

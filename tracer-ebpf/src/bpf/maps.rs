@@ -13,7 +13,7 @@ use tracer_ebpf::{
     drops::DropReason,
     limits::{
         MAX_CALLERS, MAX_CHECKOUTS, MAX_CONNECTIONS, MAX_DESCRIPTORS, MAX_KEYS, MAX_PROBES,
-        MAX_PROCESSES, MAX_PYTHONS, MAX_WAITED_POOLS, RING_BYTES,
+        MAX_PROCESSES, MAX_PYTHONS, MAX_WAITED_POOLS, PIDS, PIDS_TOGETHER, RING_BYTES,
     },
     parts,
     probe::ProbeSpec,
@@ -102,6 +102,21 @@ pub static FREE_CONNS: Queue<u32> = Queue::with_max_entries(MAX_CONNECTIONS, 0);
 /// (tgid << 32 | fd) to connection id. Full: `DescriptorMapFull`.
 #[map]
 pub static FDS: HashMap<u64, u64> = HashMap::with_max_entries(MAX_DESCRIPTORS, 0);
+
+/// A byte for each process id: not zero while the process may have descriptors in `FDS`. All other
+/// processes of the host leave the hook after a look at theirs. Set by whoever fills `FDS`, before that;
+/// cleared at the process's end.
+#[map]
+pub static HOLDERS: Array<[u8; PIDS_TOGETHER as usize]> =
+    Array::with_max_entries(PIDS / PIDS_TOGETHER, BPF_F_MMAPABLE);
+
+/// The process's byte in [`HOLDERS`].
+#[inline(always)]
+pub fn holder(tgid: u32) -> Option<*mut u8> {
+    let together = HOLDERS.get_ptr_mut(tgid / PIDS_TOGETHER)?;
+    // SAFETY: a live map value, with the place within it.
+    Some(unsafe { together.cast::<u8>().add((tgid & (PIDS_TOGETHER - 1)) as usize) })
+}
 
 /// Per-process settings by tgid. Full: `ProcessMapFull`.
 #[map]

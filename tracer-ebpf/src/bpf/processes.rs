@@ -13,7 +13,7 @@ use tracer_ebpf::{
 
 use super::{
     count::{count, emit, now},
-    maps::{CONFIG, PROCS, PYTHONS},
+    maps::{CONFIG, PROCS, PYTHONS, holder},
     memory::kernel,
 };
 
@@ -77,6 +77,10 @@ pub fn on_exit(ctx: BtfTracePointContext) -> u32 {
     }
     // Missing is fine: user space may have removed it.
     let _missing = PROCS.remove(tgid);
+    if let Some(holder) = holder(tgid) {
+        // SAFETY: a byte of a live map value.
+        unsafe { *holder = 0 };
+    }
     emit(Record { kind: EXIT, tgid, at: now(), ..Record::default() }, false);
     0
 }

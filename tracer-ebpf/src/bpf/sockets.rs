@@ -22,7 +22,7 @@ use tracer_ebpf::{
 
 use super::{
     count::{count, emit, now},
-    maps::{CONFIG, CONNS, FDS, FREE_CONNS, PATHS, PROCS, call_of},
+    maps::{CONFIG, CONNS, FDS, FREE_CONNS, PATHS, PROCS, call_of, holder},
     memory::{kernel, user},
 };
 
@@ -244,12 +244,17 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
         (*conn).stacks = [0; KINDS];
         (*conn).stack_class = process.stack_class;
         (*conn).goid = process.goid;
+        (*conn).stack_tid = 0;
         (*conn).wire = Wire::default();
         (*conn).startup_len = 0;
         (*conn).statement_len = 0;
         (*conn).generation = epoch;
         conn_id(slot, epoch)
     };
+    if let Some(holder) = holder(tgid) {
+        // SAFETY: a byte of a live map value.
+        unsafe { *holder = 1 };
+    }
     if FDS.insert(key, id, 0).is_err() {
         count(DropReason::DescriptorMapFull);
     }

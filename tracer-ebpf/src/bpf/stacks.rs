@@ -120,7 +120,7 @@ pub unsafe fn keep(regs: *const pt_regs) -> bool {
                     begin(header, &site);
                     // Before the stack, which takes the place of what it reads.
                     let end = if goid != 0 { goroutine(header, bytes, &site, goid) } else { 0 };
-                    let end = if end != 0 { end } else { end_of_stack(site.sp) };
+                    let end = if end != 0 { end } else { end_of_stack(conn, &site) };
                     chunks::<$chunks, $gap>(header, bytes, &site, end, $most);
                     if $gap {
                         self::end(header);
@@ -307,43 +307,55 @@ unsafe fn end(header: *mut StackHeader) {
     }
 }
 
-/// Where the stack of the current thread that `sp` is on ends; [`UNKNOWN_END`] when that is not known.
-/// Of what is behind it nothing belongs to a frame, and to copy it costs more than to ask.
+/// Where the current thread's own stack ends; zero when that is not known.
 #[inline(always)]
-fn end_of_stack(sp: u64) -> u64 {
-    let Some(config) = CONFIG.get(0) else { return UNKNOWN_END };
+fn end_of_thread(sp: u64) -> u64 {
+    let Some(config) = CONFIG.get(0) else { return 0 };
     let off = &config.off;
     // SAFETY: the helper has no precondition.
     let task = unsafe { bpf_get_current_task() };
-    let found = if sp >= FIRST_THREADS {
-        if off.mm_start_stack == 0 {
-            return UNKNOWN_END;
-        }
-        match kernel::<u64>(task + u64::from(off.task_mm)) {
-            Some(mm) => kernel::<u64>(mm + u64::from(off.mm_start_stack)),
-            None => None,
-        }
-    } else if off.task_fsbase != 0 {
-        kernel::<u64>(task + u64::from(off.task_fsbase))
-    } else {
+    let end = if sp < FIRST_THREADS {
+        if off.task_fsbase == 0 { None } else { kernel(task + u64::from(off.task_fsbase)) }
+    } else if off.mm_start_stack == 0 {
         None
+    } else {
+        kernel::<u64>(task + u64::from(off.task_mm))
+            .and_then(|mm| kernel(mm + u64::from(off.mm_start_stack)))
     };
-    match found {
-        // Another stack than the thread's own, of a coroutine say, is nowhere near.
-        Some(end) if end > sp && end - sp < u64::from(STACK_BYTES[LARGEST_CLASS as usize]) => end,
-        _ => UNKNOWN_END,
-    }
+    end.unwrap_or(0)
 }
+
+/// The stack of a process's first thread lies above: the kernel puts it at most 16 GiB below the end of
+/// user addresses, its arguments and environment in between, and nothing else there (Linux
+/// `arch/x86/mm/mmap.c`, `stack_maxrandom_size`). It ends at `mm->start_stack`, where the arguments begin.
+/// Those of other threads end with what the C library keeps of the thread, at the FS base
+/// (`pthread_create` of glibc and musl).
+const FIRST_THREADS: u64 = (1 << 47) - (16 << 30) - (256 << 20);
 
 /// No address of a stack.
 const UNKNOWN_END: u64 = u64::MAX;
 
-/// The stack of a process's first thread lies above: the kernel puts it at most 16 GiB below the end
-/// of user addresses, and nothing else there (`arch/x86/mm/mmap.c`, `stack_maxrandom_size`; an eighth
-/// of a MiB is the least that arguments and environment are given). It ends at `mm->start_stack`, behind which
-/// the arguments are. Stacks of other threads end with what the C library keeps of the thread, at the FS
-/// base (glibc's and musl's `pthread_create`).
-const FIRST_THREADS: u64 = (1 << 47) - (16 << 30) - (256 << 20);
+/// Where the stack at `sp` ends; [`UNKNOWN_END`] when that is not known. What is behind belongs to no
+/// frame, and to copy it costs more than to ask, once for a connection and thread.
+///
+/// # Safety
+///
+/// `conn` is a live map value.
+#[inline(always)]
+unsafe fn end_of_stack(conn: *mut Conn, site: &Site) -> u64 {
+    let tid = site.pid_tgid as u32;
+    // SAFETY: by this function's contract.
+    let end = unsafe {
+        if (*conn).stack_tid != tid {
+            (*conn).stack_end = end_of_thread(site.sp);
+            (*conn).stack_tid = tid;
+        }
+        (*conn).stack_end
+    };
+    // Another stack than the thread's own, of a coroutine say, is nowhere near.
+    let near = end > site.sp && end - site.sp < u64::from(STACK_BYTES[LARGEST_CLASS as usize]);
+    if near { end } else { UNKNOWN_END }
+}
 
 /// Copies the stack. With `GAP`, what Java before 13 has on it that nobody needs is left out.
 ///

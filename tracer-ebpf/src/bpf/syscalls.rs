@@ -2,7 +2,8 @@
 //!
 //! The typed tracepoint `sys_exit` hands over the saved user registers, which still hold number
 //! and arguments, and the result. Anything that is no send, receive or descriptor operation leaves
-//! after one comparison; of those, sockets that are not watched leave after one map miss.
+//! after one comparison, a process without a watched socket after one byte more, and another socket
+//! of one that has some after a map miss.
 //!
 //! May import everything in `bpf` but the other programs. x86-64 only: numbers and registers are
 //! those of its system-call convention (kernel `arch/x86/entry/syscalls/syscall_64.tbl`).
@@ -23,7 +24,7 @@ use tracer_ebpf::{
 
 use super::{
     count::now,
-    maps::{Call, FDS, PARTS, call_of},
+    maps::{Call, FDS, PARTS, call_of, holder},
     marks,
     memory::{ConnMemory, user, user_or_zero},
     sockets::{conn_of, fd_key, on_close, on_close_range, on_connect, on_dup},
@@ -89,6 +90,10 @@ pub fn on_syscall(ctx: BtfTracePointContext) -> u32 {
     let ret: i64 = ctx.arg(1);
     let pid_tgid = bpf_get_current_pid_tgid();
     let tgid = (pid_tgid >> 32) as u32;
+    // SAFETY: a byte of a live map value.
+    if nr != CONNECT && holder(tgid).is_none_or(|holder| unsafe { *holder } == 0) {
+        return 0;
+    }
     // SAFETY: as above.
     let (fd, second, third) = unsafe { ((*regs).rdi, (*regs).rsi, (*regs).rdx) };
     match nr {

@@ -26,7 +26,7 @@ use tracer_ebpf::{
     config::{Config, Process},
     conn::{CONN_BYTES, Conn, conn_id, conn_slot},
     drops::DropReason,
-    limits::{MAX_CONNECTIONS, MAX_PROBES},
+    limits::{MAX_CONNECTIONS, MAX_PROBES, PIDS, PIDS_TOGETHER},
     parts,
     probe::ProbeSpec,
     python::Layout,
@@ -82,6 +82,7 @@ pub struct Kernel {
     probes: Array<MapData, PodProbeSpec>,
     free_conns: Queue<MapData, u32>,
     conns: MappedArray<Conn>,
+    holders: MappedArray<u64>,
     stacks: Stacks,
     waits: WaitMaps,
     loaded_probes: HashSet<usize>,
@@ -120,6 +121,7 @@ impl Kernel {
         let mut free_conns: Queue<_, u32> = take(&mut ebpf, "FREE_CONNS")?;
         fill(&mut free_conns, "FREE_CONNS", 1..bounds.connections + 1)?;
         let conns = mapped(&ebpf, "CONNS", CONN_BYTES, MAX_CONNECTIONS)?;
+        let holders = mapped(&ebpf, "HOLDERS", PIDS_TOGETHER as usize, PIDS / PIDS_TOGETHER)?;
         let mut kernel = Self {
             fds: take(&mut ebpf, "FDS")?,
             procs: take(&mut ebpf, "PROCS")?,
@@ -128,6 +130,7 @@ impl Kernel {
             probes: take(&mut ebpf, "PROBES")?,
             free_conns,
             conns,
+            holders,
             stacks: Stacks::new(&mut ebpf, bounds.stacks)?,
             waits: WaitMaps::new(&mut ebpf)?,
             loaded_probes: HashSet::new(),
@@ -417,6 +420,8 @@ impl Kernel {
 
     /// Makes a descriptor refer to a connection; false when the map is full.
     pub fn set_fd(&mut self, key: u64, id: u64) -> bool {
+        let tgid = (key >> 32) as u32;
+        self.holders.write_u8(tgid / PIDS_TOGETHER, (tgid % PIDS_TOGETHER) as usize, 1);
         self.fds.insert(key, id, 0).is_ok()
     }
 

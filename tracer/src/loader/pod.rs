@@ -61,6 +61,8 @@ unsafe impl Plain for Conn {}
 unsafe impl Plain for StackHeader {}
 // SAFETY: as above.
 unsafe impl Plain for Record {}
+// SAFETY: as above.
+unsafe impl Plain for u64 {}
 
 /// A value from the first bytes of a slice; `None` when it is too short.
 pub fn plain_from_bytes<T: Plain>(bytes: &[u8]) -> Option<T> {
@@ -137,6 +139,17 @@ impl<T: Plain> MappedArray<T> {
         }
         // SAFETY: aligned and within the element; the kernel side reads it as one word.
         unsafe { base.add(offset).cast::<u32>().write_volatile(value) };
+        true
+    }
+
+    /// Writes the byte at `offset` of element `index`; false when out of range.
+    pub fn write_u8(&self, index: u32, offset: usize, value: u8) -> bool {
+        let Some(base) = self.element(index) else { return false };
+        if offset >= self.stride {
+            return false;
+        }
+        // SAFETY: within the element; the kernel side reads and writes bytes by themselves.
+        unsafe { base.add(offset).write_volatile(value) };
         true
     }
 
