@@ -13,6 +13,7 @@ use crate::common::{process::output, server, server_with};
 use crate::{FOUND, NOTHING_FOUND, Seen, watch, watch_client, watch_command};
 
 const PSYCOPG: Kind = Kind::PythonWith("psycopg_pool", &[]);
+const PSYCOPG_ASYNC: Kind = Kind::PythonWith("psycopg_async", &[]);
 const SQLALCHEMY: Kind = Kind::PythonWith("sqlalchemy", &[]);
 const SQLALCHEMY_ASYNC: Kind = Kind::PythonWith("sqlalchemy_asyncpg", &[]);
 const ASYNCPG: Kind = Kind::PythonWith("asyncpg", &[]);
@@ -70,6 +71,11 @@ fn one_leak_of_psycopg_pool_that_nothing_follows_is_proven_by_its_mark() {
 }
 
 #[test]
+fn one_leak_of_asynchronous_psycopg_is_proven_by_the_task_that_awaits_it() {
+    is_proven_alone(PSYCOPG_ASYNC, "psycopg_pool", "python/with_psycopg_async.py");
+}
+
+#[test]
 fn one_leak_of_sqlalchemy_that_nothing_follows_is_proven_by_its_mark() {
     is_proven_alone(SQLALCHEMY, "SQLAlchemy QueuePool", "python/with_sqlalchemy.py");
 }
@@ -96,14 +102,18 @@ fn one_leak_of_psycopg2_pool_that_nothing_follows_is_proven_by_its_mark() {
 }
 
 #[test]
-fn a_leak_that_another_thread_has_used_is_found_by_who_took_it() {
-    let leak = &["leak elsewhere 7"];
-    let (function, source) = ("elsewhere", "python/with_psycopg_pool.py");
-    let seen = watch_command(&mut with_preload(PSYCOPG), leak);
-    is_proven(&seen, 7, "psycopg_pool", function, source, "elsewhere");
-    let without = watch(PSYCOPG, leak);
-    let finding = without.report.only_accusation();
-    assert_ne!(finding.function(), Some(function), "{:#}", without.report.0);
+fn a_leak_that_another_thread_or_task_has_used_is_found_by_who_took_it() {
+    for (kind, source) in [
+        (PSYCOPG, "python/with_psycopg_pool.py"),
+        (PSYCOPG_ASYNC, "python/with_psycopg_async.py"),
+    ] {
+        let leak = &["leak elsewhere 7"];
+        let seen = watch_command(&mut with_preload(kind), leak);
+        is_proven(&seen, 7, "psycopg_pool", "elsewhere", source, "elsewhere");
+        let without = watch(kind, leak);
+        let finding = without.report.only_accusation();
+        assert_ne!(finding.function(), Some("elsewhere"), "{:#}", without.report.0);
+    }
 }
 
 #[test]
@@ -168,6 +178,12 @@ fn connections_of_asynchronous_pools_that_come_back_are_silent() {
     let more = ["request 2 autocommit", "request 3 cancelled", "burst 11", "overlap 5"];
     let all: Vec<&str> = rounds.into_iter().chain(more).collect();
     are_silent(SQLALCHEMY_ASYNC, &[&all]);
+    let rounds = ["request 3", "request 2 rollback", "request 2 stream", "request 3 cancelled"];
+    let more = ["burst 11", "overlap 5", "keep listen", "keep lock"];
+    let all: Vec<&str> = rounds.into_iter().chain(more).collect();
+    let checked =
+        ["pool check=true max_idle=1.0 max_lifetime=2.0", "request 3", "burst 5", "later"];
+    are_silent(PSYCOPG_ASYNC, &[&all, &checked]);
     let rounds = ["request 3", "request 2 transaction", "request 2 cursor", "request 2 copy"];
     let more = ["request 2 begin", "request 3 cancelled", "request 2 cancelled_query"];
     let held = ["request 2 closed", "burst 11", "overlap 5", "keep listen", "keep lock"];
