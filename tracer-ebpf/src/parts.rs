@@ -5,27 +5,22 @@
 
 /// `connect` returned.
 pub const PART_CONNECT: u32 = 0;
-/// A send or receive with one buffer on a watched socket returned.
-pub const PART_SEND: u32 = 1;
-pub const PART_RECEIVE: u32 = 2;
 /// A send or receive that is not followed by what is at hand of it alone.
-pub const PART_SEND_WALK: u32 = 3;
-pub const PART_RECEIVE_WALK: u32 = 4;
+pub const PART_SEND_WALK: u32 = 1;
+pub const PART_RECEIVE_WALK: u32 = 2;
 /// A receive of no bytes on a watched socket returned.
-pub const PART_MARK: u32 = 5;
+pub const PART_MARK: u32 = 3;
 /// The walk along the messages of such a send or receive, some steps of it.
-pub const PART_SEND_STEPS: u32 = 6;
-pub const PART_RECEIVE_STEPS: u32 = 7;
+pub const PART_SEND_STEPS: u32 = 4;
+pub const PART_RECEIVE_STEPS: u32 = 5;
 /// The stack at this call is kept.
-pub const PART_STACK: u32 = 8;
+pub const PART_STACK: u32 = 6;
 /// The frames of the process's runtime are kept with it.
-pub const PART_FRAMES: u32 = 9;
+pub const PART_FRAMES: u32 = 7;
 
 /// Names of the programs in the object, by place.
-pub const PARTS: [&str; 10] = [
+pub const PARTS: [&str; 8] = [
     "part_connect",
-    "part_send",
-    "part_receive",
     "part_send_walk",
     "part_receive_walk",
     "part_mark",

@@ -369,28 +369,43 @@ impl Segments {
 }
 
 /// Looks at a name `at` bytes into the buffer, like [`Memory::name`]; false when it is not all at
-/// hand. A function of its own, so that the verifier goes on from one state behind it.
-#[inline(never)]
+/// hand.
+#[inline(always)]
 pub fn near_name<M: Memory>(memory: &M, wire: &mut Wire, at: u64) -> bool {
+    let room = memory.window() - at;
+    // Most names end within the first word.
+    match before_nul(u64::from_le_bytes(memory.near(at))) {
+        Some((len, word)) => near_end(wire, room, 0, len, word),
+        None => near_long_name(memory, wire, at),
+    }
+}
+
+/// One that does not. A function of its own, so that the verifier goes on from one state behind it.
+#[inline(never)]
+fn near_long_name<M: Memory>(memory: &M, wire: &mut Wire, at: u64) -> bool {
     let room = memory.window() - at;
     let mut key = 0;
     for i in 0..NAME_BYTES / NAME_WORD {
         let before = (i * NAME_WORD) as u64;
         let word = u64::from_le_bytes(memory.near(at + before));
-        let Some((len, word)) = before_nul(word) else {
-            key = mix_name(key, word);
-            continue;
-        };
-        // What stands behind the window is of another call.
-        let len = before + len;
-        if len >= room || len + 2 > NAME_BYTES as u64 {
-            return false;
+        match before_nul(word) {
+            Some((len, word)) => return near_end(wire, room, key, before + len, word),
+            None => key = mix_name(key, word),
         }
-        wire.name_key = if len == 0 { 0 } else { mix_name(key, word) | 1 };
-        wire.name_len = len as u32 + 1;
-        return true;
     }
     false
+}
+
+/// The last bytes of a name of `len` bytes, `word`, behind those that are mixed into `key`.
+#[inline(always)]
+fn near_end(wire: &mut Wire, room: u64, key: u64, len: u64, word: u64) -> bool {
+    // What stands behind the window is of another call.
+    if len >= room || len + 2 > NAME_BYTES as u64 {
+        return false;
+    }
+    wire.name_key = if len == 0 { 0 } else { mix_name(key, word) | 1 };
+    wire.name_len = len as u32 + 1;
+    true
 }
 
 /// Bytes of a name that are mixed into its key at once.

@@ -16,8 +16,8 @@ use aya_log_ebpf::debug;
 use tracer_ebpf::{
     conn::{Conn, FLAG_CONNECTING, FLAG_EOF},
     parts::{
-        PART_CONNECT, PART_FRAMES, PART_MARK, PART_RECEIVE, PART_RECEIVE_STEPS, PART_RECEIVE_WALK,
-        PART_SEND, PART_SEND_STEPS, PART_SEND_WALK, PART_STACK,
+        PART_CONNECT, PART_FRAMES, PART_MARK, PART_RECEIVE_STEPS, PART_RECEIVE_WALK,
+        PART_SEND_STEPS, PART_SEND_WALK, PART_STACK,
     },
     wire::{self, PHASE_ENCRYPTED, PHASE_MYSQL, PHASE_READY, PHASE_UNKNOWN, Segments},
 };
@@ -121,8 +121,8 @@ pub fn on_syscall(ctx: BtfTracePointContext) -> u32 {
                     (*call).passed = 0;
                 }
                 match nr {
-                    WRITE | SENDTO => go_on(&ctx, PART_SEND),
-                    READ | RECVFROM => go_on(&ctx, PART_RECEIVE),
+                    WRITE | SENDTO => pass(&ctx, call, true),
+                    READ | RECVFROM => pass(&ctx, call, false),
                     WRITEV | SENDMSG | SENDMMSG => go_on(&ctx, PART_SEND_WALK),
                     _ => go_on(&ctx, PART_RECEIVE_WALK),
                 }
@@ -151,28 +151,14 @@ pub fn part_connect(ctx: BtfTracePointContext) -> u32 {
     0
 }
 
-/// A send of one buffer on a watched socket returned.
-#[btf_tracepoint(function = "sys_exit")]
-pub fn part_send(ctx: BtfTracePointContext) -> u32 {
-    pass(&ctx, true);
-    0
-}
-
-/// A receive into one buffer on a watched socket returned.
-#[btf_tracepoint(function = "sys_exit")]
-pub fn part_receive(ctx: BtfTracePointContext) -> u32 {
-    pass(&ctx, false);
-    0
-}
-
-/// A send on a watched socket returned that `part_send` is not for, or that it did not pass whole.
+/// A send on a watched socket returned that was not passed whole.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn part_send_walk(ctx: BtfTracePointContext) -> u32 {
     walk(&ctx, true);
     0
 }
 
-/// A receive on a watched socket returned that `part_receive` is not for, or did not pass whole.
+/// A receive on a watched socket returned that was not passed whole.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn part_receive_walk(ctx: BtfTracePointContext) -> u32 {
     walk(&ctx, false);
@@ -246,9 +232,8 @@ fn moved(call: *mut Call, regs: *const pt_regs, ret: i64, send: bool) -> Option<
 /// on otherwise. Apart from [`walk`], because the verifier takes the product of what one program
 /// does in a row.
 #[inline(always)]
-fn pass(ctx: &BtfTracePointContext, send: bool) {
+fn pass(ctx: &BtfTracePointContext, call: *mut Call, send: bool) {
     let (regs, ret): (*const pt_regs, i64) = (ctx.arg(0), ctx.arg(1));
-    let Some(call) = call_of(bpf_get_current_pid_tgid()) else { return };
     let Some(conn) = moved(call, regs, ret, send) else {
         // SAFETY: `regs` as in `moved`.
         if !send && ret == 0 && unsafe { (*regs).rdx } == 0 {

@@ -103,10 +103,9 @@ fn one_leak_of_psycopg2_pool_that_nothing_follows_is_proven_by_its_mark() {
 
 #[test]
 fn a_leak_that_another_thread_or_task_has_used_is_found_by_who_took_it() {
-    for (kind, source) in [
-        (PSYCOPG, "python/with_psycopg_pool.py"),
-        (PSYCOPG_ASYNC, "python/with_psycopg_async.py"),
-    ] {
+    for (kind, source) in
+        [(PSYCOPG, "python/with_psycopg_pool.py"), (PSYCOPG_ASYNC, "python/with_psycopg_async.py")]
+    {
         let leak = &["leak elsewhere 7"];
         let seen = watch_command(&mut with_preload(kind), leak);
         is_proven(&seen, 7, "psycopg_pool", "elsewhere", source, "elsewhere");
