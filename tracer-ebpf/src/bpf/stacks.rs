@@ -158,10 +158,17 @@ pub unsafe fn keep_frames(regs: *const pt_regs) -> bool {
     let Some((conn, kind, site, call)) = (unsafe { asked(regs) }) else { return false };
     // SAFETY: as in `keep`.
     let Some(slot) = SlotRef::unpack(unsafe { (*conn).stacks[kind] }) else { return false };
+    if slot.class != RUNTIME_CLASS {
+        return false;
+    }
     let Some(slot) = STACKS_3.get_ptr_mut(slot.index) else { return false };
     // SAFETY: a live map value, whose fields are plain bytes.
     unsafe {
         let header = &raw mut (*slot).header;
+        if (*header).at != site.at || (*header).conn != site.conn {
+            // Meanwhile it has become another one's.
+            return false;
+        }
         let bytes: *mut u8 = (&raw mut (*slot).bytes).cast();
         let frames = bytes.add(STACK_BYTES[RUNTIME_CLASS as usize] as usize);
         let ended = match runtime_of(site.pid_tgid) {

@@ -1,4 +1,4 @@
-//! psycopg 3: its pool, and connections without one.
+//! psycopg 3: its pools, and connections without one.
 
 use super::Library;
 use crate::common::client::Kind;
@@ -7,12 +7,20 @@ use crate::scenario::{Accusation, OWN, Scenario};
 const POOL: Library =
     Library { client: "psycopg_pool", start: || Kind::PythonWith("psycopg_pool", &[]).command() };
 
+const ASYNC: Library = Library {
+    client: "psycopg_pool, async",
+    start: || Kind::PythonWith("psycopg_async", &[]).command(),
+};
+
 const PLAIN: Library =
     Library { client: "psycopg 3", start: || Kind::PythonWith("psycopg", &[]).command() };
 
 /// Every scenario of the client.
 pub fn scenarios() -> Vec<Scenario> {
-    [POOL.leaks(), POOL.right(), POOL.copies(), pool(), plain()].into_iter().flatten().collect()
+    [POOL.leaks(), POOL.right(), POOL.copies(), pool(), asynchronous(), plain()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn pool() -> Vec<Scenario> {
@@ -81,6 +89,36 @@ fn pool() -> Vec<Scenario> {
             ],
         ),
         POOL.healthy(
+            "shrinks when idle",
+            &["pool min_size=1 max_idle=1", "burst 6", "later", "later", "later", "overlap 3"],
+        ),
+    ]
+}
+
+fn asynchronous() -> Vec<Scenario> {
+    vec![
+        ASYNC.leak("forgotten release", &["leak forgotten 7", "overlap 2"], 7),
+        ASYNC.leak(
+            "forgotten release, filled beforehand",
+            &["pool min_size=4", "later", "leak forgotten 7", "overlap 2"],
+            7,
+        ),
+        ASYNC.in_transaction("transaction never ended", &["leak transaction 7"], 7),
+        ASYNC.healthy("one request after the other", &["request 7", "overlap 2"]),
+        ASYNC.healthy("bursts", &["burst 11", "overlap 5", "overlap 7"]),
+        ASYNC.healthy("rolled back", &["request 7 rollback", "overlap 2"]),
+        ASYNC.healthy("stream drained", &["request 5 stream", "overlap 2"]),
+        ASYNC.healthy("cancelled, given back all the same", &["request 5 cancelled", "overlap 2"]),
+        ASYNC.healthy("LISTEN and a lock kept", &["keep listen", "keep lock", "request 3"]),
+        ASYNC.healthy(
+            "filled beforehand, then grows",
+            &["pool min_size=4", "request 2", "overlap 6", "overlap 8"],
+        ),
+        ASYNC.healthy(
+            "checked before use",
+            &["pool min_size=2 check=true", "request 5", "overlap 4", "request 3"],
+        ),
+        ASYNC.healthy(
             "shrinks when idle",
             &["pool min_size=1 max_idle=1", "burst 6", "later", "later", "later", "overlap 3"],
         ),
