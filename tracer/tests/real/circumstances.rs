@@ -466,9 +466,9 @@ fn assert_gone(objects: &BTreeSet<(&'static str, u32)>) {
 }
 
 /// Whether the kernel still has this object: it is asked which one follows that before. To open it, as
-/// bpftool does, can keep it for good: a map of programs that is closed three times while it is being
-/// emptied is never freed (Linux 6.18 `kernel/bpf/arraymap.c`, `prog_array_map_clear` takes a reference
-/// for work that is queued already).
+/// bpftool does, can keep it for good: a map of programs that was opened and closed again while it was
+/// being emptied stayed without a holder (seen on Linux 6.18, whose `prog_array_map_clear` in
+/// `kernel/bpf/arraymap.c` takes a reference for work that may be queued already).
 #[expect(unsafe_code, reason = "the bpf system call has no safe interface that opens nothing")]
 fn is_in_kernel(kind: &str, id: u32) -> bool {
     // `enum bpf_cmd` of Linux `include/uapi/linux/bpf.h`: `BPF_PROG_GET_NEXT_ID` and those like it.
