@@ -11,6 +11,10 @@ use crate::runtime::FRAME_BYTES;
 
 /// Calls followed, those of C++ included.
 pub const MAX_STEPS: usize = 96;
+/// Of these, followed by one run of a program, as [`STEPS_AT_ONCE`](crate::limits::STEPS_AT_ONCE) of
+/// the wire.
+pub const STEPS_AT_ONCE: usize = 16;
+const _: () = assert!(MAX_STEPS.is_multiple_of(STEPS_AT_ONCE));
 
 /// A caller's frame is not farther away than this.
 pub const MAX_DISTANCE: u64 = 1 << 18;

@@ -8,7 +8,8 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use tracer_ebpf::{
     node::{
         BELOW, CALLER, CONTEXT, FUNCTION, FUNCTION_AT, FUNCTION_BYTES, FUNCTION_WORDS,
-        MAX_DISTANCE, MAX_STEPS, PC, RETURN, SEARCHED_WORDS, STACK_BYTES, TAG, TAG_MASK,
+        MAX_DISTANCE, MAX_STEPS, PC, RETURN, SEARCHED_WORDS, STACK_BYTES, STEPS_AT_ONCE, TAG,
+        TAG_MASK,
     },
     runtime::{END_TOO_DEEP, END_UNREADABLE, END_WHOLE, FRAME_BYTES, MAX_FRAMES},
     stack::{self, StackHeader},
@@ -16,17 +17,13 @@ use tracer_ebpf::{
 
 use super::{maps::Call, memory::user, stacks::Site};
 
-/// Frames followed by one run of a program.
-const STEPS_AT_ONCE: usize = 16;
-
 /// Bytes of the stack that are copied before: what a slot has room for.
 const COPIED: usize = stack::STACK_BYTES[stack::RUNTIME_CLASS as usize] as usize;
 
 /// Copies the frames of the thread at `site` to `frames`; returns how their chain ended, or `None` when
-/// the program is to go on in itself, from where `call` says then: like [`STEPS_AT_ONCE`] of the wire,
-/// for the verifier. Of the
-/// stack, what the header says is at `stack` already, and not read again: a read of user memory
-/// costs more than all else that is done for a frame.
+/// the program is to go on in itself, from where `call` says then. Of the stack, what the header says is
+/// at `stack` already, and not read again: a read of user memory costs more than all else that is done
+/// for a frame.
 ///
 /// # Safety
 ///
@@ -40,7 +37,6 @@ pub unsafe fn copy(
     site: &Site,
     call: *mut Call,
 ) -> Option<u32> {
-    const { assert!(MAX_STEPS.is_multiple_of(STEPS_AT_ONCE)) };
     const { assert!(MAX_FRAMES.is_power_of_two() && COPIED.is_power_of_two()) };
     const { assert!(STACK_BYTES <= FRAME_BYTES * MAX_FRAMES) };
     // SAFETY: a live per-CPU map value of this run alone.

@@ -190,14 +190,13 @@ fn on_key_probe(ctx: &ProbeContext, spec: &ProbeSpec, object: u64) {
         (*conn).acquire_tid = pid_tgid as u32;
         (*conn).checkouts += 1;
     }
-    keep_stack(ctx, id, at);
+    keep_stack(ctx, id, at, pid_tgid);
 }
 
 /// Goes on in the program that keeps the stack of an acquire of this connection, and does not come
 /// back.
 #[inline(always)]
-fn keep_stack(ctx: &ProbeContext, id: u64, at: u64) {
-    let pid_tgid = bpf_get_current_pid_tgid();
+fn keep_stack(ctx: &ProbeContext, id: u64, at: u64, pid_tgid: u64) {
     let Some(call) = call_of(pid_tgid) else { return };
     // SAFETY: a live per-CPU map value of this run alone; the array holds programs of uprobes only.
     unsafe {
@@ -326,7 +325,7 @@ fn on_probe(ctx: &ProbeContext, index: u32) {
             return;
         }
     }
-    keep_stack(ctx, id, at);
+    keep_stack(ctx, id, at, pid_tgid);
 }
 
 macro_rules! programs {

@@ -110,6 +110,7 @@ pub unsafe fn keep(regs: *const pt_regs) -> bool {
         slot = Some(fresh);
     }
     let Some(slot) = slot else { return false };
+    // A gap is left out of a stack that stands alone; the others' slots are ended with their frames.
     macro_rules! copy {
         ($stacks:ident, $chunks:literal, $gap:literal, $most:expr) => {
             if let Some(slot) = $stacks.get_ptr_mut(slot.index) {

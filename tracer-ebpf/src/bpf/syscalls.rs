@@ -121,8 +121,8 @@ pub fn on_syscall(ctx: BtfTracePointContext) -> u32 {
                     (*call).passed = 0;
                 }
                 match nr {
-                    WRITE | SENDTO => pass(&ctx, call, true),
-                    READ | RECVFROM => pass(&ctx, call, false),
+                    WRITE | SENDTO => pass(&ctx, call, pid_tgid, true),
+                    READ | RECVFROM => pass(&ctx, call, pid_tgid, false),
                     WRITEV | SENDMSG | SENDMMSG => go_on(&ctx, PART_SEND_WALK),
                     _ => go_on(&ctx, PART_RECEIVE_WALK),
                 }
@@ -232,7 +232,7 @@ fn moved(call: *mut Call, regs: *const pt_regs, ret: i64, send: bool) -> Option<
 /// on otherwise. Apart from [`walk`], because the verifier takes the product of what one program
 /// does in a row.
 #[inline(always)]
-fn pass(ctx: &BtfTracePointContext, call: *mut Call, send: bool) {
+fn pass(ctx: &BtfTracePointContext, call: *mut Call, pid_tgid: u64, send: bool) {
     let (regs, ret): (*const pt_regs, i64) = (ctx.arg(0), ctx.arg(1));
     let Some(conn) = moved(call, regs, ret, send) else {
         // SAFETY: `regs` as in `moved`.
@@ -270,7 +270,7 @@ fn pass(ctx: &BtfTracePointContext, call: *mut Call, send: bool) {
         return go_on(ctx, if send { PART_SEND_WALK } else { PART_RECEIVE_WALK });
     }
     if send {
-        sent(ctx, conn, call, len, settled);
+        sent(ctx, conn, call, pid_tgid, len, settled);
     } else {
         received(conn, len);
     }
@@ -280,7 +280,8 @@ fn pass(ctx: &BtfTracePointContext, call: *mut Call, send: bool) {
 #[inline(always)]
 fn walk(ctx: &BtfTracePointContext, send: bool) {
     let (regs, ret): (*const pt_regs, i64) = (ctx.arg(0), ctx.arg(1));
-    let Some(call) = call_of(bpf_get_current_pid_tgid()) else { return };
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let Some(call) = call_of(pid_tgid) else { return };
     let Some(conn) = moved(call, regs, ret, send) else { return };
     // SAFETY: `regs` and `call` as in `moved`.
     let (nr, buffer, third, passed) =
@@ -334,13 +335,14 @@ fn walk(ctx: &BtfTracePointContext, send: bool) {
     if begun {
         return go_on(ctx, if send { PART_SEND_STEPS } else { PART_RECEIVE_STEPS });
     }
-    walked(ctx, conn, call, send);
+    walked(ctx, conn, call, pid_tgid, send);
 }
 
 /// Goes on along the messages of a send or a receive, and ends that when there are no more.
 #[inline(always)]
 fn steps(ctx: &BtfTracePointContext, send: bool) {
-    let Some(call) = call_of(bpf_get_current_pid_tgid()) else { return };
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let Some(call) = call_of(pid_tgid) else { return };
     // SAFETY: a live per-CPU map value of this run alone.
     let (id, rounds) = unsafe { ((*call).conn, (*call).rounds) };
     let Some(conn) = conn_of(id) else { return };
@@ -362,12 +364,12 @@ fn steps(ctx: &BtfTracePointContext, send: bool) {
     } else {
         wire::end_receive(&mut memory, wire);
     }
-    walked(ctx, conn, call, send);
+    walked(ctx, conn, call, pid_tgid, send);
 }
 
 /// A send or a receive of any shape was followed.
 #[inline(always)]
-fn walked(ctx: &BtfTracePointContext, conn: *mut Conn, call: *mut Call, send: bool) {
+fn walked(ctx: &BtfTracePointContext, conn: *mut Conn, call: *mut Call, pid_tgid: u64, send: bool) {
     // SAFETY: live map values, as in `moved`.
     let (bytes, settled) = unsafe {
         if (*call).several != 0 {
@@ -378,7 +380,7 @@ fn walked(ctx: &BtfTracePointContext, conn: *mut Conn, call: *mut Call, send: bo
         ((*call).moved, (*call).settled != 0)
     };
     if send {
-        sent(ctx, conn, call, bytes, settled);
+        sent(ctx, conn, call, pid_tgid, bytes, settled);
     } else {
         received(conn, bytes);
     }
@@ -386,7 +388,14 @@ fn walked(ctx: &BtfTracePointContext, conn: *mut Conn, call: *mut Call, send: bo
 
 /// `bytes` were sent, and the wire follows them; `settled` says whether the server was done before.
 #[inline(always)]
-fn sent(ctx: &BtfTracePointContext, conn: *mut Conn, call: *mut Call, bytes: u64, settled: bool) {
+fn sent(
+    ctx: &BtfTracePointContext,
+    conn: *mut Conn,
+    call: *mut Call,
+    pid_tgid: u64,
+    bytes: u64,
+    settled: bool,
+) {
     let at = now();
     // SAFETY: a live map value; only plain fields are read and written.
     let use_begins = unsafe {
@@ -408,7 +417,7 @@ fn sent(ctx: &BtfTracePointContext, conn: *mut Conn, call: *mut Call, bytes: u64
     };
     if let Some(kind) = use_begins {
         // SAFETY: a live per-CPU map value of this run alone.
-        unsafe { (*call).want(kind, at, 0, bpf_get_current_pid_tgid()) };
+        unsafe { (*call).want(kind, at, 0, pid_tgid) };
         go_on(ctx, PART_STACK);
     }
 }

@@ -17,7 +17,7 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, Queue, RingBuf},
     programs::{
-        BtfTracePoint, UProbe,
+        BtfTracePoint, ProgramError, ProgramFd, UProbe,
         tp_btf::BtfTracePointLinkId,
         uprobe::{UProbeLink, UProbeLinkId, UProbeScope},
     },
@@ -217,10 +217,8 @@ impl Kernel {
         if program == SYSCALL_HOOK {
             for (place, part) in (0..).zip(parts::PARTS) {
                 let loaded = self.load_tracepoint(part, hook)?;
-                let refused = |error: &dyn std::error::Error| refused(part, hook, &shorten(error));
-                let fd = loaded.fd().map_err(|error| refused(&error))?;
-                let fd = fd.try_clone().map_err(|error| refused(&error))?;
-                self.parts.set(place, &fd, 0).map_err(|error| refused(&error))?;
+                let fd = copied(loaded.fd());
+                put(&mut self.parts, place, fd).map_err(|why| refused(part, hook, &why))?;
             }
         }
         self.load_tracepoint(program, hook).map(|_| ())
@@ -246,7 +244,7 @@ impl Kernel {
             .program_mut(program)
             .ok_or_else(|| refused(program, hook, "not in the object"))?
             .try_into()
-            .map_err(|error: aya::programs::ProgramError| refused(program, hook, &shorten(&error)))
+            .map_err(|error: ProgramError| refused(program, hook, &shorten(&error)))
     }
 
     /// Sets what probe program `index` does.
@@ -273,21 +271,18 @@ impl Kernel {
         if self.loaded_probes.is_empty() {
             // In place before any that goes on in it.
             for (place, part) in (0..).zip(parts::PROBE_PARTS) {
-                let failed =
-                    |error: &dyn std::error::Error| refused(part, "uprobe", &shorten(error));
-                let probe = self.probe(part)?;
-                probe.load().map_err(|error| failed(&error))?;
-                let fd = probe.fd().and_then(|fd| Ok(fd.try_clone()?));
-                let fd = fd.map_err(|error| failed(&error))?;
-                self.probe_parts.set(place, &fd, 0).map_err(|error| failed(&error))?;
+                let fd = copied(self.loaded_probe(part)?.fd());
+                put(&mut self.probe_parts, place, fd)
+                    .map_err(|why| refused(part, "uprobe", &why))?;
             }
         }
         let name = format!("probe_{index}");
-        let load = self.loaded_probes.insert(index);
-        let probe = self.probe(&name)?;
-        if load {
-            probe.load().map_err(|error| refused(&name, "uprobe", &shorten(&error)))?;
-        }
+        if self.loaded_probes.insert(index) { self.loaded_probe(&name) } else { self.probe(&name) }
+    }
+
+    fn loaded_probe(&mut self, name: &str) -> Result<&mut UProbe, LoadError> {
+        let probe = self.probe(name)?;
+        probe.load().map_err(|error| refused(name, "uprobe", &shorten(&error)))?;
         Ok(probe)
     }
 
@@ -296,7 +291,7 @@ impl Kernel {
             .program_mut(name)
             .ok_or_else(|| refused(name, "uprobe", "not in the object"))?
             .try_into()
-            .map_err(|error: aya::programs::ProgramError| refused(name, "uprobe", &shorten(&error)))
+            .map_err(|error: ProgramError| refused(name, "uprobe", &shorten(&error)))
     }
 
     /// Attaches probe program `index` to a file, for all processes that map it.
@@ -552,6 +547,21 @@ fn fill(
             .map_err(|error| LoadError::Map { map: name, reason: shorten(&error) })?;
     }
     Ok(())
+}
+
+/// A descriptor of a loaded program of its own.
+fn copied(fd: Result<&ProgramFd, ProgramError>) -> Result<ProgramFd, ProgramError> {
+    Ok(fd?.try_clone()?)
+}
+
+/// Puts a program where others go on in it; else says why not.
+fn put(
+    parts: &mut ProgramArray<MapData>,
+    place: u32,
+    program: Result<ProgramFd, ProgramError>,
+) -> Result<(), String> {
+    let program = program.map_err(|error| shorten(&error))?;
+    parts.set(place, &program, 0).map_err(|error| shorten(&error))
 }
 
 fn mapped<T: pod::Plain>(
