@@ -14,6 +14,7 @@
 pub mod config;
 pub mod conn;
 pub mod drops;
+pub mod fd;
 pub mod limits;
 pub mod mark;
 pub mod node;

@@ -15,6 +15,11 @@ const _: () = assert!(OPENS_PER_WAKE.is_power_of_two());
 /// as [`DescriptorMapFull`](crate::drops::DropReason::DescriptorMapFull).
 pub const MAX_DESCRIPTORS: u32 = 32_768;
 
+/// Places for descriptors that are found without a look into their map; a power of two. What another one
+/// has taken the place of is looked for in the map.
+pub const NEAR_FDS: u32 = 1 << 16;
+const _: () = assert!(NEAR_FDS.is_power_of_two() && NEAR_FDS >= 2 * MAX_DESCRIPTORS);
+
 /// Pool handles (process, pointer) joined to a connection. When full, the acquire is counted as
 /// [`CheckoutMapFull`](crate::drops::DropReason::CheckoutMapFull).
 pub const MAX_CHECKOUTS: u32 = 16_384;

@@ -13,7 +13,7 @@ use tracer_ebpf::{
     drops::DropReason,
     limits::{
         MAX_CALLERS, MAX_CHECKOUTS, MAX_CONNECTIONS, MAX_DESCRIPTORS, MAX_KEYS, MAX_PROBES,
-        MAX_PROCESSES, MAX_PYTHONS, MAX_WAITED_POOLS, PIDS, PIDS_TOGETHER, RING_BYTES,
+        MAX_PROCESSES, MAX_PYTHONS, MAX_WAITED_POOLS, NEAR_FDS, PIDS, PIDS_TOGETHER, RING_BYTES,
     },
     parts,
     probe::ProbeSpec,
@@ -102,6 +102,10 @@ pub static FREE_CONNS: Queue<u32> = Queue::with_max_entries(MAX_CONNECTIONS, 0);
 /// (tgid << 32 | fd) to connection id. Full: `DescriptorMapFull`.
 #[map]
 pub static FDS: HashMap<u64, u64> = HashMap::with_max_entries(MAX_DESCRIPTORS, 0);
+
+/// Connection ids by the place of their descriptor (see `fd` in the contract).
+#[map]
+pub static NEAR: Array<u64> = Array::with_max_entries(NEAR_FDS, BPF_F_MMAPABLE);
 
 /// A byte for each process id: not zero while the process may have descriptors in `FDS`. All other
 /// processes of the host leave the hook after a look at theirs. Set by whoever fills `FDS`, before that;

@@ -25,9 +25,9 @@ use tracer_ebpf::{
 
 use super::{
     count::{count, now},
-    maps::{CHECKOUTS, FDS, HandleKey, KEY_OFFSETS, KEYS, PROBE_PARTS, PROBES, PROCS, call_of},
+    maps::{CHECKOUTS, HandleKey, KEY_OFFSETS, KEYS, PROBE_PARTS, PROBES, PROCS, call_of},
     memory::user,
-    sockets::{conn_of, fd_key},
+    sockets::{conn_of, tracked},
     stacks, waits,
 };
 
@@ -66,7 +66,7 @@ fn follow(chain: &Chain, tgid: u32, identity: u64) -> Option<u64> {
         if step as u32 + 1 >= chain.len {
             let fd = user::<i32>(address)?;
             // SAFETY: no other reference to this value is held.
-            return unsafe { FDS.get(fd_key(tgid, fd as u32 as u64)) }.copied();
+            return tracked(tgid, fd as u32);
         }
         at = user::<u64>(address)?;
         if at == 0 {

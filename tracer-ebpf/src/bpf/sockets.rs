@@ -14,6 +14,7 @@ use tracer_ebpf::{
         AF_INET, AF_INET6, AF_UNIX, Conn, FLAG_CONNECTING, conn_generation, conn_id, conn_slot,
     },
     drops::DropReason,
+    fd::{NEAR_GONE, fd_key, near_place},
     limits::OPENS_PER_WAKE,
     record::{CLOSE, CLOSE_RANGE, DUP, OPEN, Record},
     stack::{KIND_OPEN, KINDS},
@@ -22,19 +23,13 @@ use tracer_ebpf::{
 
 use super::{
     count::{count, emit, now},
-    maps::{CONFIG, CONNS, FDS, FREE_CONNS, PATHS, PROCS, call_of, holder},
+    maps::{CONFIG, CONNS, FDS, FREE_CONNS, NEAR, PATHS, PROCS, call_of, holder},
     memory::{kernel, user},
 };
 
 const EINPROGRESS: i64 = -115;
 const EISCONN: i64 = -106;
 const SOCK_STREAM: i16 = 1;
-
-/// Key of the descriptor map.
-#[inline(always)]
-pub fn fd_key(tgid: u32, fd: u64) -> u64 {
-    (u64::from(tgid) << 32) | (fd & 0xffff_ffff)
-}
 
 /// The live connection with this id.
 #[inline(always)]
@@ -54,18 +49,18 @@ struct Socket {
 
 /// current -> files -> fdt -> fd[n] -> file -> socket -> sock.
 #[inline(always)]
-fn socket(config: &Config, fd: u64) -> Option<Socket> {
+fn socket(config: &Config, fd: u32) -> Option<Socket> {
     let off = &config.off;
     // SAFETY: the helper has no precondition.
     let task = unsafe { bpf_get_current_task() };
     let files = kernel::<u64>(task + u64::from(off.task_files))?;
     let fdt = kernel::<u64>(files + u64::from(off.files_fdt))?;
     let max = kernel::<u32>(fdt + u64::from(off.fdt_max_fds))?;
-    if fd >= u64::from(max) {
+    if fd >= max {
         return None;
     }
     let table = kernel::<u64>(fdt + u64::from(off.fdt_fd))?;
-    let file = kernel::<u64>(table + fd * 8)?;
+    let file = kernel::<u64>(table + u64::from(fd) * 8)?;
     let socket = kernel::<u64>(file + u64::from(off.file_private_data))?;
     let kind = kernel::<i16>(socket + u64::from(off.socket_type))?;
     let inode = kernel::<u64>(file + u64::from(off.file_inode))?;
@@ -170,7 +165,7 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
         return false;
     }
     // SAFETY: `regs` is the trusted argument of the tracepoint.
-    let (fd, address) = unsafe { ((*regs).rdi, (*regs).rsi) };
+    let (fd, address) = unsafe { ((*regs).rdi as u32, (*regs).rsi) };
     let Some(target) = target(config, address) else { return false };
     // SAFETY: no other reference to this value is held.
     let known = unsafe { PROCS.get(tgid) }.copied();
@@ -186,9 +181,7 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
         // Address selection connects datagram sockets to learn a route (RFC 6724).
         return false;
     }
-    let key = fd_key(tgid, fd);
-    // SAFETY: no other reference to this value is held.
-    if let Some(id) = unsafe { FDS.get(key) }.copied()
+    if let Some(id) = tracked(tgid, fd)
         && let Some(conn) = conn_of(id)
     {
         // SAFETY: a live map value.
@@ -251,13 +244,7 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
         (*conn).generation = epoch;
         conn_id(slot, epoch)
     };
-    if let Some(holder) = holder(tgid) {
-        // SAFETY: a byte of a live map value.
-        unsafe { *holder = 1 };
-    }
-    if FDS.insert(key, id, 0).is_err() {
-        count(DropReason::DescriptorMapFull);
-    }
+    track(tgid, fd, id);
     let known = process.flags & PROC_CONNECTED != 0;
     if !known {
         let process = Process { flags: PROC_CONNECTED | process.flags, ..process };
@@ -266,7 +253,7 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
         }
     }
     let wake = !known || slot & (OPENS_PER_WAKE - 1) == 0;
-    emit(Record { kind: OPEN, tgid, at, a: fd, b: 0, id }, wake);
+    emit(Record { kind: OPEN, tgid, at, a: u64::from(fd), b: 0, id }, wake);
     let Some(call) = call_of(pid_tgid) else { return false };
     // SAFETY: a live per-CPU map value of this run alone.
     unsafe {
@@ -276,38 +263,81 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
     true
 }
 
+/// The connection that a descriptor refers to.
+#[inline(always)]
+pub fn tracked(tgid: u32, fd: u32) -> Option<u64> {
+    let key = fd_key(tgid, fd);
+    // SAFETY: a live map value, and one below.
+    let id = unsafe { *NEAR.get_ptr(near_place(key))? };
+    if id == 0 {
+        return None;
+    }
+    if let Some(conn) = conn_of(id) {
+        let (opener, opened) = unsafe { ((*conn).tgid, (*conn).fd) };
+        if opener == tgid && opened == fd as i32 {
+            return Some(id);
+        }
+    }
+    // SAFETY: no other reference to this value is held.
+    unsafe { FDS.get(key) }.copied()
+}
+
+/// A descriptor refers to a connection from now on.
+#[inline(always)]
+fn track(tgid: u32, fd: u32, id: u64) {
+    let key = fd_key(tgid, fd);
+    // First, so that whoever finds the key and removes it finds this as well.
+    if let Some(near) = NEAR.get_ptr_mut(near_place(key)) {
+        // SAFETY: a live map value.
+        unsafe { *near = id };
+    }
+    if let Some(holder) = holder(tgid) {
+        // SAFETY: a byte of a live map value.
+        unsafe { *holder = 1 };
+    }
+    if FDS.insert(key, id, 0).is_err() {
+        count(DropReason::DescriptorMapFull);
+    }
+}
+
 /// A descriptor no longer refers to its connection.
 #[inline(always)]
-pub fn forget_fd(tgid: u32, fd: u64, id: u64) {
+fn forget_fd(tgid: u32, fd: u32, id: u64) {
+    let key = fd_key(tgid, fd);
+    if let Some(near) = NEAR.get_ptr_mut(near_place(key)) {
+        // SAFETY: a live map value. A store that comes between costs its connection the short way.
+        unsafe {
+            if *near == id {
+                *near = NEAR_GONE;
+            }
+        }
+    }
     // Missing is fine: user space may have removed it with its process.
-    let _missing = FDS.remove(fd_key(tgid, fd));
-    emit(Record { kind: CLOSE, tgid, at: now(), a: fd, b: 0, id }, false);
+    let _missing = FDS.remove(key);
+    emit(Record { kind: CLOSE, tgid, at: now(), a: u64::from(fd), b: 0, id }, false);
 }
 
 /// `close(fd)` returned. The descriptor is gone even on an error (Linux frees it first), except
 /// on EBADF, where there was none.
 #[inline(always)]
-pub fn on_close(tgid: u32, fd: u64) {
-    // SAFETY: no other reference to this value is held.
-    if let Some(id) = unsafe { FDS.get(fd_key(tgid, fd)) }.copied() {
+pub fn on_close(tgid: u32, fd: u32) {
+    if let Some(id) = tracked(tgid, fd) {
         forget_fd(tgid, fd, id);
     }
 }
 
 /// `dup`, `dup2`, `dup3` or `fcntl(F_DUPFD)` returned the new descriptor `new`.
 #[inline(always)]
-pub fn on_dup(tgid: u32, old: u64, new: i64) {
-    if new < 0 || new as u64 == old & 0xffff_ffff {
+pub fn on_dup(tgid: u32, old: u32, new: i64) {
+    if new < 0 || new as u32 == old {
         return;
     }
-    let new = new as u64;
+    let new = new as u32;
     on_close(tgid, new);
-    // SAFETY: no other reference to this value is held.
-    let Some(id) = unsafe { FDS.get(fd_key(tgid, old)) }.copied() else { return };
-    if FDS.insert(fd_key(tgid, new), id, 0).is_err() {
-        count(DropReason::DescriptorMapFull);
-    }
-    emit(Record { kind: DUP, tgid, at: now(), a: old & 0xffff_ffff, b: new, id }, false);
+    let Some(id) = tracked(tgid, old) else { return };
+    track(tgid, new, id);
+    let (a, b) = (u64::from(old), u64::from(new));
+    emit(Record { kind: DUP, tgid, at: now(), a, b, id }, false);
 }
 
 /// `close_range(first, last, flags)` succeeded. The descriptors are removed by user space, which

@@ -24,10 +24,10 @@ use tracer_ebpf::{
 
 use super::{
     count::now,
-    maps::{Call, FDS, PARTS, call_of, holder},
+    maps::{Call, PARTS, call_of, holder},
     marks,
     memory::{ConnMemory, user, user_or_zero},
-    sockets::{conn_of, fd_key, on_close, on_close_range, on_connect, on_dup},
+    sockets::{conn_of, on_close, on_close_range, on_connect, on_dup, tracked},
     stacks,
 };
 
@@ -95,7 +95,7 @@ pub fn on_syscall(ctx: BtfTracePointContext) -> u32 {
         return 0;
     }
     // SAFETY: as above.
-    let (fd, second, third) = unsafe { ((*regs).rdi, (*regs).rsi, (*regs).rdx) };
+    let (fd, second, third) = unsafe { ((*regs).rdi as u32, (*regs).rsi, (*regs).rdx) };
     match nr {
         CONNECT => go_on(&ctx, PART_CONNECT),
         CLOSE => on_close(tgid, fd),
@@ -107,17 +107,16 @@ pub fn on_syscall(ctx: BtfTracePointContext) -> u32 {
         }
         CLOSE_RANGE => {
             if ret == 0 {
-                on_close_range(tgid, fd, second, third);
+                on_close_range(tgid, u64::from(fd), second, third);
             }
         }
         _ => {
-            // SAFETY: no other reference to this value is held.
-            if let Some(id) = unsafe { FDS.get(fd_key(tgid, fd)) }
+            if let Some(id) = tracked(tgid, fd)
                 && let Some(call) = call_of(pid_tgid)
             {
                 // SAFETY: a live per-CPU map value of this run alone.
                 unsafe {
-                    (*call).conn = *id;
+                    (*call).conn = id;
                     (*call).passed = 0;
                 }
                 match nr {

@@ -677,5 +677,5 @@ pub fn raw_stack(copied: &CopiedStack) -> RawStack {
 }
 
 fn fd_key(pid: u32, fd: i32) -> u64 {
-    (u64::from(pid) << 32) | u64::from(fd.unsigned_abs())
+    tracer_ebpf::fd::fd_key(pid, fd.unsigned_abs())
 }

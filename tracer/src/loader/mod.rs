@@ -26,7 +26,8 @@ use tracer_ebpf::{
     config::{Config, Process},
     conn::{CONN_BYTES, Conn, conn_id, conn_slot},
     drops::DropReason,
-    limits::{MAX_CONNECTIONS, MAX_PROBES, PIDS, PIDS_TOGETHER},
+    fd::{NEAR_GONE, near_place},
+    limits::{MAX_CONNECTIONS, MAX_PROBES, NEAR_FDS, PIDS, PIDS_TOGETHER},
     parts,
     probe::ProbeSpec,
     python::Layout,
@@ -83,6 +84,7 @@ pub struct Kernel {
     free_conns: Queue<MapData, u32>,
     conns: MappedArray<Conn>,
     holders: MappedArray<u64>,
+    near: MappedArray<u64>,
     stacks: Stacks,
     waits: WaitMaps,
     loaded_probes: HashSet<usize>,
@@ -122,6 +124,7 @@ impl Kernel {
         fill(&mut free_conns, "FREE_CONNS", 1..bounds.connections + 1)?;
         let conns = mapped(&ebpf, "CONNS", CONN_BYTES, MAX_CONNECTIONS)?;
         let holders = mapped(&ebpf, "HOLDERS", PIDS_TOGETHER as usize, PIDS / PIDS_TOGETHER)?;
+        let near = mapped(&ebpf, "NEAR", size_of::<u64>(), NEAR_FDS)?;
         let mut kernel = Self {
             fds: take(&mut ebpf, "FDS")?,
             procs: take(&mut ebpf, "PROCS")?,
@@ -131,6 +134,7 @@ impl Kernel {
             free_conns,
             conns,
             holders,
+            near,
             stacks: Stacks::new(&mut ebpf, bounds.stacks)?,
             waits: WaitMaps::new(&mut ebpf)?,
             loaded_probes: HashSet::new(),
@@ -417,12 +421,17 @@ impl Kernel {
     pub fn set_fd(&mut self, key: u64, id: u64) -> bool {
         let tgid = (key >> 32) as u32;
         self.holders.write_u8(tgid / PIDS_TOGETHER, (tgid % PIDS_TOGETHER) as usize, 1);
+        self.near.write(near_place(key), &id, false);
         self.fds.insert(key, id, 0).is_ok()
     }
 
     /// Removes a descriptor if it still refers to `id`.
     pub fn remove_fd(&mut self, key: u64, id: u64) {
         if self.fd(key) == Some(id) {
+            let place = near_place(key);
+            if self.near.read(place) == Some(id) {
+                self.near.write(place, &NEAR_GONE, false);
+            }
             // Missing is fine: the kernel side may have been first.
             let _missing = self.fds.remove(&key);
         }
