@@ -31,6 +31,21 @@ pub const STACK_BYTES: usize = BELOW + 16;
 pub const FUNCTION_AT: u64 = 24;
 pub const FUNCTION_BYTES: usize = 32;
 
+/// What is taken over from the stack that was in the slot before, for so many nanoseconds at the most,
+/// because a collection of garbage may move what functions refer to:
+///
+/// - the words of a function, if the frame is the same: its code goes on at the same place, its function
+///   has the same address and, where the interpreter runs it, its bytecode too. Then both functions
+///   share all that is copied of them;
+/// - the end of the walk, from the first frame on that is not in the copied bytes, if nothing of
+///   JavaScript was found from there: frame pointer and program counter are then those of the event loop;
+/// - how far JavaScript's frames go. No more of the stack is copied, because below them libuv has 12 KiB
+///   of events. Frames that are farther out this time are read where they are.
+pub const KEPT: u64 = 100_000_000;
+
+/// Bytes that are copied behind those frames: a new stack may be a little deeper.
+pub const SLACK: u32 = 512;
+
 /// The words of a copied frame: what the frame has at its pointer - 40, ...
 pub const BYTECODE_OFFSET: usize = 0;
 pub const BYTECODE_ARRAY: usize = 1;

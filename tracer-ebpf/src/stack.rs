@@ -97,7 +97,14 @@ pub struct StackHeader {
     pub gap: u64,
     /// Number of the goroutine whose stack it is; zero where that is not known.
     pub goid: u64,
-    pub _reserved: [u8; 32],
+    /// Node.js: what may be taken over from the stack that was here before (see [`node`](crate::node)), and
+    /// since when.
+    pub kept_at: u64,
+    pub tail_fp: u64,
+    pub tail_pc: u64,
+    /// The same: bytes of the stack from `sp` to behind JavaScript's outermost frame.
+    pub reach: u32,
+    pub _pad: u32,
 }
 
 /// Bytes before the stack in a slot.

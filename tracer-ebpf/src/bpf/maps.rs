@@ -60,9 +60,13 @@ pub struct Call {
     /// Where the walk along a runtime's frames was left.
     pub pc: u64,
     pub fp: u64,
+    /// Frames of the stack that was in the slot before whose functions may be taken over.
+    pub known: u32,
+    /// The first frame that is not in the copied bytes; zero before.
+    pub tail_fp: u64,
+    pub tail_pc: u64,
     /// What the statement looked at says.
     pub marks: u32,
-    pub _pad: u32,
     /// The stack to keep: its time, its kind, its flags, and the thread that it is of.
     pub at: u64,
     pub kind: u32,

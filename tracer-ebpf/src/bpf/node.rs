@@ -7,9 +7,9 @@
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use tracer_ebpf::{
     node::{
-        BELOW, CALLER, CONTEXT, FUNCTION, FUNCTION_AT, FUNCTION_BYTES, FUNCTION_WORDS,
-        MAX_DISTANCE, MAX_STEPS, PC, RETURN, SEARCHED_WORDS, STACK_BYTES, STEPS_AT_ONCE, TAG,
-        TAG_MASK,
+        BELOW, BYTECODE_ARRAY, BYTECODE_OFFSET, CALLER, CONTEXT, FUNCTION, FUNCTION_AT,
+        FUNCTION_BYTES, FUNCTION_WORDS, KEPT, MAX_DISTANCE, MAX_STEPS, PC, RETURN, SEARCHED_WORDS,
+        SLACK, STACK_BYTES, STEPS_AT_ONCE, TAG, TAG_MASK,
     },
     runtime::{END_TOO_DEEP, END_UNREADABLE, END_WHOLE, FRAME_BYTES, MAX_FRAMES},
     stack::{self, StackHeader},
@@ -19,6 +19,9 @@ use super::{maps::Call, memory::user, stacks::Site};
 
 /// Bytes of the stack that are copied before: what a slot has room for.
 const COPIED: usize = stack::STACK_BYTES[stack::RUNTIME_CLASS as usize] as usize;
+
+/// No frame pointer, but not zero: what is not in the copied bytes is not the event loop's alone.
+const NO_FRAME: u64 = 1;
 
 /// Copies the frames of the thread at `site` to `frames`; returns how their chain ended, or `None` when
 /// the program is to go on in itself, from where `call` says then. Of the stack, what the header says is
@@ -47,6 +50,8 @@ pub unsafe fn copy(
         if fp == 0 {
             return Some(END_UNREADABLE);
         }
+        // SAFETY: as above.
+        unsafe { (*call).tail_fp = 0 };
     }
     for _ in 0..STEPS_AT_ONCE {
         let from = fp.wrapping_sub(BELOW as u64);
@@ -68,26 +73,49 @@ pub unsafe fn copy(
                 let copied = stack.add(at as usize & (COPIED - 8)).cast::<u64>();
                 let function = copied.add(FUNCTION).read();
                 if is_function(copied.add(CONTEXT).read(), function) {
+                    reached(header, at);
+                    let is_known = count < (&raw const (*call).known).read_volatile()
+                        && is_same(copied, words, pc);
                     for word in 0..STACK_BYTES / 8 {
                         words.add(word).write(copied.add(word).read());
                     }
-                    keep(header, words, count, function, pc);
+                    if is_known {
+                        (&raw mut (*header).runtime_frames).write_volatile(count + 1);
+                    } else {
+                        keep(header, words, count, function, pc);
+                    }
                 }
                 pc = copied.add(RETURN).read();
                 caller = copied.add(CALLER).read();
             } else {
+                if (*call).tail_fp == 0 {
+                    if (*header).tail_fp == fp && (*header).tail_pc == pc {
+                        return Some(END_WHOLE);
+                    }
+                    (*call).tail_fp = fp;
+                    (*call).tail_pc = pc;
+                    // What is read takes the place of what was there before.
+                    (*call).known = 0;
+                }
                 if bpf_probe_read_user(words.cast(), STACK_BYTES as u32, from as *const _) != 0 {
                     return Some(END_UNREADABLE);
                 }
                 let function = words.add(FUNCTION).read();
                 if is_function(words.add(CONTEXT).read(), function) {
+                    reached(header, at);
                     keep(header, words, count, function, pc);
+                    (*call).tail_fp = NO_FRAME;
                 }
                 pc = words.add(RETURN).read();
                 caller = words.add(CALLER).read();
             }
         }
         if !is_caller(fp, caller) {
+            // SAFETY: as above.
+            unsafe {
+                (*header).tail_fp = (*call).tail_fp;
+                (*header).tail_pc = (*call).tail_pc;
+            }
             return Some(END_WHOLE);
         }
         fp = caller;
@@ -104,10 +132,72 @@ pub unsafe fn copy(
     None
 }
 
+/// Begins with the slot of `header`: what may be taken over of what is in it, `frames` among that.
+/// Returns their number, and how much of the stack to copy, of `most`.
+///
+/// # Safety
+///
+/// `header` is that of a live stack slot.
+#[inline(always)]
+pub unsafe fn take_over(
+    header: *mut StackHeader,
+    site: &Site,
+    frames: u32,
+    most: u32,
+) -> (u32, u32) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let reach = (*header).reach;
+        if frames != 0 && site.at.wrapping_sub((*header).kept_at) <= KEPT {
+            return (frames, if reach < most { reach } else { most });
+        }
+        (*header).kept_at = site.at;
+        (*header).tail_fp = 0;
+        (*header).reach = 0;
+    }
+    (0, most)
+}
+
+/// A frame of JavaScript's is `at` bytes up the stack.
+///
+/// # Safety
+///
+/// As for [`take_over`].
+#[inline(always)]
+unsafe fn reached(header: *mut StackHeader, at: u64) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let reach = &raw mut (*header).reach;
+        let end = (at as u32).wrapping_add(STACK_BYTES as u32 + SLACK);
+        if end > reach.read_volatile() {
+            reach.write_volatile(end);
+        }
+    }
+}
+
 /// The frame is one of JavaScript's.
 #[inline(always)]
 fn is_function(context: u64, function: u64) -> bool {
     context & TAG_MASK == TAG && function & TAG_MASK == TAG
+}
+
+/// The frame at `copied` has a function that shares with that at `before` all that is copied of it.
+/// Compiled code is of one function, so its place tells; what the interpreter runs, the bytecode.
+///
+/// # Safety
+///
+/// Both can be read, `before` as a frame of a slot.
+#[inline(always)]
+unsafe fn is_same(copied: *const u64, before: *const u64, pc: u64) -> bool {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let bytecode = copied.add(BYTECODE_ARRAY).read();
+        let is_interpreted =
+            bytecode & TAG_MASK == TAG && copied.add(BYTECODE_OFFSET).read() as u32 == 0;
+        before.add(PC).read() == pc
+            && before.add(FUNCTION).read() == copied.add(FUNCTION).read()
+            && (!is_interpreted || before.add(BYTECODE_ARRAY).read() == bytecode)
+    }
 }
 
 /// Keeps the frame at `words`, if its function can be read.

@@ -97,7 +97,8 @@ pub unsafe fn keep(regs: *const pt_regs) -> bool {
     let (packed, class, goid) =
         unsafe { ((*conn).stacks[kind], (*conn).stack_class, (*conn).goid) };
     let mut slot = SlotRef::unpack(packed);
-    if slot.is_none_or(|slot| slot.class < class) {
+    let is_fresh = slot.is_none_or(|slot| slot.class < class);
+    if is_fresh {
         let Some(fresh) = take(class) else {
             count(DropReason::NoStackSlot);
             return false;
@@ -114,15 +115,23 @@ pub unsafe fn keep(regs: *const pt_regs) -> bool {
     macro_rules! copy {
         ($stacks:ident, $chunks:literal, $gap:literal, $most:expr) => {
             if let Some(slot) = $stacks.get_ptr_mut(slot.index) {
-                // SAFETY: a live map value, whose fields are plain bytes.
+                // SAFETY: live map values, whose fields are plain bytes.
                 unsafe {
                     let (header, bytes) =
                         (&raw mut (*slot).header, (&raw mut (*slot).bytes).cast());
-                    begin(header, &site);
+                    let before = begin(header, &site);
+                    let most = if $gap {
+                        $most
+                    } else {
+                        let frames = if is_fresh { 0 } else { before };
+                        let (known, most) = node::take_over(header, &site, frames, $most);
+                        (*call).known = known;
+                        most
+                    };
                     // Before the stack, which takes the place of what it reads.
                     let end = if goid != 0 { goroutine(header, bytes, &site, goid) } else { 0 };
                     let end = if end != 0 { end } else { end_of_stack(conn, &site) };
-                    chunks::<$chunks, $gap>(header, bytes, &site, end, $most);
+                    chunks::<$chunks, $gap>(header, bytes, &site, end, most);
                     if $gap {
                         self::end(header);
                     }
@@ -274,20 +283,22 @@ fn runtime_of(pid_tgid: u64) -> u32 {
     unsafe { PROCS.get(tgid) }.map_or(runtime::NONE, |process| process.runtime)
 }
 
-/// Begins to write a slot.
+/// Begins to write a slot; returns the number of the runtime's frames in it, if they are of this process.
 ///
 /// # Safety
 ///
 /// `header` is that of a live stack slot.
 #[inline(always)]
-unsafe fn begin(header: *mut StackHeader, site: &Site) {
+unsafe fn begin(header: *mut StackHeader, site: &Site) -> u32 {
     // SAFETY: by this function's contract.
     unsafe {
+        let tgid = (site.pid_tgid >> 32) as u32;
+        let before = if (*header).tgid == tgid { (*header).runtime_frames } else { 0 };
         (*header).seq = (*header).seq.wrapping_add(1) | 1;
         (*header).flags = site.flags;
         (*header).conn = site.conn;
         (*header).at = site.at;
-        (*header).tgid = (site.pid_tgid >> 32) as u32;
+        (*header).tgid = tgid;
         (*header).tid = site.pid_tgid as u32;
         (*header).ip = site.ip;
         (*header).sp = site.sp;
@@ -295,6 +306,7 @@ unsafe fn begin(header: *mut StackHeader, site: &Site) {
         (*header).g = site.g;
         (*header).goid = 0;
         (*header).runtime_frames = 0;
+        before
     }
 }
 
@@ -382,7 +394,37 @@ unsafe fn chunks<const CHUNKS: u32, const GAP: bool>(
     unsafe {
         let mut gap = 0;
         let len = &raw mut (*header).len;
+        if !GAP {
+            // At once, because each call of the helper costs more than what it copies; if that fails,
+            // in pieces.
+            let room = end.saturating_sub(site.sp);
+            let is_full = room >= u64::from(most);
+            len.write_volatile(if is_full { most } else { room as u32 });
+            let all = len.read_volatile() & (2 * CHUNKS * CHUNK_BYTES - 1);
+            if all <= CHUNKS * CHUNK_BYTES
+                && all != 0
+                && bpf_probe_read_user(bytes.cast(), all, site.sp as *const _) == 0
+            {
+                if is_full {
+                    (*header).flags |= FLAG_FULL;
+                }
+                (*header).gap = 0;
+                return;
+            }
+        }
         len.write_volatile(0);
+        let all = CHUNKS * CHUNK_BYTES;
+        if !GAP
+            && most == all
+            && end.saturating_sub(site.sp) >= u64::from(all)
+            && bpf_probe_read_user(bytes.cast(), all, site.sp as *const _) == 0
+        {
+            // Each call of the helper costs some 130 ns.
+            len.write_volatile(all);
+            (*header).flags |= FLAG_FULL;
+            (*header).gap = 0;
+            return;
+        }
         for chunk in 0..CHUNKS {
             let mut from = site.sp + u64::from(chunk * CHUNK_BYTES);
             if GAP && chunk > 0 {
