@@ -79,7 +79,8 @@ pub struct Offsets {
     /// `task_struct.mm` and, where there is such a member, `mm_struct.start_stack`; else zero both.
     pub task_mm: u32,
     pub mm_start_stack: u32,
-    pub _pad: u32,
+    /// 1 where the hooks on sockets can be used (see [`socket`](crate::socket)).
+    pub socket_hooks: u32,
 }
 
 const _: () = assert!(size_of::<Offsets>() == 26 * 4);

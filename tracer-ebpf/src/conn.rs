@@ -104,6 +104,8 @@ pub struct Conn {
     pub stack_tid: u32,
     pub _pad2: u32,
     pub stack_end: u64,
+    /// Its key as a socket (see [`sock_key`](crate::fd::sock_key)); zero until a hook on sockets saw it.
+    pub sock: u64,
 
     pub wire: Wire,
 
@@ -120,7 +122,7 @@ pub struct Conn {
 
 /// Bytes of a connection slot.
 pub const CONN_BYTES: usize = size_of::<Conn>();
-const _: () = assert!(CONN_BYTES == 160 + 272 + 8 + STARTUP_BYTES + STATEMENT_BYTES);
+const _: () = assert!(CONN_BYTES == 168 + 272 + 8 + STARTUP_BYTES + STATEMENT_BYTES);
 const _: () = assert!(CONN_BYTES.is_multiple_of(8));
 
 #[cfg(test)]

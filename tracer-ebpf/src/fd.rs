@@ -17,6 +17,15 @@ pub const fn fd_key(tgid: u32, fd: u32) -> u64 {
     ((tgid as u64) << 32) | fd as u64
 }
 
+/// Key of a socket in the same maps: the address of its `struct sock`, told by its distance from another one
+/// in the kernel, for the verifier lets programs do nothing else with an address than take it from another.
+/// No key of a descriptor has the bit.
+#[must_use]
+#[inline(always)]
+pub const fn sock_key(address: u64, base: u64) -> u64 {
+    address.wrapping_sub(base) | 1 << 63
+}
+
 /// The place of a key in the table (Fibonacci hashing, as the kernel's `hash_64`).
 #[must_use]
 #[inline(always)]

@@ -23,6 +23,7 @@ pub mod probe;
 pub mod python;
 pub mod record;
 pub mod runtime;
+pub mod socket;
 pub mod stack;
 pub mod statement;
 pub mod wait;

@@ -22,10 +22,12 @@ mod bpf {
     pub mod pools;
     pub mod processes;
     pub mod python;
+    pub mod socket_hooks;
     pub mod sockets;
     pub mod stacks;
     pub mod standby;
     pub mod syscalls;
+    pub mod transfer;
     pub mod waits;
 }
 

@@ -1,5 +1,6 @@
 //! The programs that others go on in, by their place in a map of them: those of the system-call hook
-//! in `PARTS`, those of the pools' probes in `PROBE_PARTS`.
+//! in `PARTS`, those of the hooks on sockets in `SOCKET_PARTS` and `STATE_PARTS`, those of the pools' probes
+//! in `PROBE_PARTS`. The kernel lets programs go on only in those for a hook with the same arguments.
 //!
 //! May import nothing. User space loads them and fills the maps before it attaches anything.
 
@@ -29,6 +30,29 @@ pub const PARTS: [&str; 8] = [
     "part_stack",
     "part_frames",
 ];
+
+/// The same of the hooks on sockets, which have no [`PART_CONNECT`] and no [`PART_MARK`]: their places stay
+/// free.
+pub const SOCKET_PARTS: [&str; 8] = [
+    "",
+    "socket_send_walk",
+    "socket_receive_walk",
+    "",
+    "socket_send_steps",
+    "socket_receive_steps",
+    "socket_stack",
+    "socket_frames",
+];
+
+/// A process asks for a connection.
+pub const STATE_PART_CONNECT: u32 = 0;
+/// The stack at this call is kept.
+pub const STATE_PART_STACK: u32 = 1;
+/// The frames of the process's runtime are kept with it.
+pub const STATE_PART_FRAMES: u32 = 2;
+
+/// Names of the state hook's programs in the object, by place.
+pub const STATE_PARTS: [&str; 3] = ["state_connect", "state_stack", "state_frames"];
 
 /// The stack at this point of a pool's function is kept.
 pub const PROBE_PART_STACK: u32 = 0;

@@ -17,8 +17,12 @@ pub const FORK: u32 = 5;
 pub const EXEC: u32 = 6;
 /// The last thread of a process ended.
 pub const EXIT: u32 = 7;
-/// A process began a TCP connection to a watched port while system calls are not watched.
+/// A process began a TCP connection to a watched port that what is attached does not follow: system calls
+/// would have to be watched.
 pub const CONNECT: u32 = 8;
+/// The socket of a connection is gone, and with it every descriptor that referred to it; `a` is the fd it
+/// was opened as, `id` the connection.
+pub const GONE: u32 = 9;
 
 /// One record. Unused fields are zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! A throwaway PostgreSQL server for the demo, the tests and the measurements.
 //!
-//! Owns a data directory, a Unix socket directory and a free port, all gone when the value is
+//! Owns a data directory, which may hold a Unix socket, and a free port, all gone when the value is
 //! dropped. The server refuses to run as root, so root starts it as the user `postgres`.
 //!
 //! Invariants: it listens on loopback and in its own directory only; it is a child of ours and is
@@ -27,6 +27,10 @@ use crate::sh;
 /// copy in memory a tenth.
 pub const PREPARED_DATA: &str = "CONNLEAK_TEST_PGDATA";
 
+/// Set to have every server listen on a Unix socket, so that captures watch system calls even where the
+/// kernel has hooks on sockets, and the same tests try the other hooks.
+pub const BY_CALLS: &str = "CONNLEAK_TEST_BY_CALLS";
+
 /// Set where processors are emulated, so that whoever waits waits longer.
 pub const EMULATED: &str = "CONNLEAK_TEST_EMULATED";
 
@@ -51,6 +55,9 @@ pub struct Config {
     pub tls: bool,
     /// Run in a network namespace of its own (needs root).
     pub own_network: bool,
+    /// Listen on a Unix socket as well. A capture then watches system calls, as it cannot see by the hooks
+    /// on sockets who opens and closes such connections.
+    pub unix: bool,
     /// Stay out of reach of the terminal's Ctrl-C, for a parent that stops the server itself.
     pub own_process_group: bool,
 }
@@ -65,6 +72,7 @@ pub struct Server {
     dir: TempDir,
     port: u16,
     tls: bool,
+    own_network: bool,
 }
 
 impl Server {
@@ -116,7 +124,8 @@ impl Server {
         }
         let postmaster =
             command.spawn().with_context(|| format!("cannot start {}", sh::shown(&command)))?;
-        let mut server = Self { postmaster, dir, port, tls: config.tls };
+        let mut server =
+            Self { postmaster, dir, port, tls: config.tls, own_network: config.own_network };
         let log = server.postmaster.stderr.take().context("its standard error is a pipe")?;
         wait_until_ready(log, "PostgreSQL", READY)?;
         Ok(server)
@@ -128,7 +137,7 @@ impl Server {
         self.port
     }
 
-    /// The directory of its Unix socket `.s.PGSQL.<port>`.
+    /// The directory of its Unix socket `.s.PGSQL.<port>`, if it has one.
     #[must_use]
     pub fn socket_dir(&self) -> &Path {
         self.dir.path()
@@ -161,13 +170,20 @@ impl Server {
         variables
     }
 
-    /// One of PostgreSQL's own client programs, led here over the Unix socket.
+    /// One of PostgreSQL's own client programs, led here over TCP, in the server's network namespace.
     ///
     /// # Errors
     /// When PostgreSQL is not installed.
     pub fn client(&self, program: &str) -> Result<Command> {
-        let mut command = Command::new(bin_dir()?.join(program));
-        command.envs(self.unix_environment()).current_dir("/");
+        let program = bin_dir()?.join(program);
+        let mut command = if self.own_network {
+            let mut inside = Command::new("nsenter");
+            inside.args(["--net", "--target", &self.pid().to_string(), "--"]).arg(program);
+            inside
+        } else {
+            Command::new(program)
+        };
+        command.envs(self.environment()).current_dir("/");
         Ok(command)
     }
 
@@ -345,9 +361,10 @@ impl Owner {
 }
 
 fn settings(config: &Config, dir: &Path) -> Vec<(String, OsString)> {
+    let unix = config.unix || env::var_os(BY_CALLS).is_some();
     let ours = [
         ("listen_addresses", OsStr::new("127.0.0.1")),
-        ("unix_socket_directories", dir.as_os_str()),
+        ("unix_socket_directories", if unix { dir.as_os_str() } else { OsStr::new("") }),
         ("max_connections", OsStr::new("200")),
         ("shared_buffers", OsStr::new("16MB")),
         ("fsync", OsStr::new("off")),

@@ -3,7 +3,7 @@
 //! May import aya-ebpf and the contract.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, pt_regs},
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, Queue, RingBuf},
 };
@@ -44,6 +44,37 @@ pub const WINDOW_BYTES: u64 = 255;
 /// The longest of the walker's reads of the window: a name.
 pub const LONGEST_READ: usize = NAME_BYTES;
 
+/// Where the stack is taken.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Site {
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub at: u64,
+    pub conn: u64,
+    pub pid_tgid: u64,
+    pub ip: u64,
+    pub sp: u64,
+    pub bp: u64,
+    pub g: u64,
+    /// `FLAG_` bits of the contract's `stack` module.
+    pub flags: u32,
+    pub _pad: u32,
+}
+
+impl Site {
+    /// The place of the saved registers.
+    ///
+    /// # Safety
+    ///
+    /// `regs` is the context of a uprobe or the trusted argument of a tracepoint.
+    #[inline(always)]
+    pub unsafe fn of(regs: *const pt_regs, at: u64, conn: u64, pid_tgid: u64, flags: u32) -> Self {
+        // SAFETY: by this function's contract.
+        let (ip, sp, bp, g) = unsafe { ((*regs).rip, (*regs).rsp, (*regs).rbp, (*regs).r14) };
+        Self { at, conn, pid_tgid, ip, sp, bp, g, flags, _pad: 0 }
+    }
+}
+
 /// What the parts of one run hand on: the connection, and the beginning of the buffer that the
 /// call sent or received.
 #[repr(C)]
@@ -67,11 +98,9 @@ pub struct Call {
     pub tail_pc: u64,
     /// What the statement looked at says.
     pub marks: u32,
-    /// The stack to keep: its time, its kind, its flags, and the thread that it is of.
-    pub at: u64,
+    /// The stack to keep: its kind, and where it is.
     pub kind: u32,
-    pub flags: u32,
-    pub pid_tgid: u64,
+    pub site: Site,
     /// The buffer's address in the process.
     pub base: u64,
     /// Bytes of it in `bytes`.
@@ -81,13 +110,12 @@ pub struct Call {
 }
 
 impl Call {
-    /// The stack at `at` is to be kept, as this kind, by the part that the program goes on in.
+    /// The stack is to be kept, as this kind, by the part that the program goes on in. Its registers are
+    /// handed on, as a hook on sockets would have to ask for them again.
     #[inline(always)]
-    pub fn want(&mut self, kind: usize, at: u64, flags: u32, pid_tgid: u64) {
+    pub fn want(&mut self, kind: usize, site: Site) {
         self.kind = kind as u32;
-        self.at = at;
-        self.flags = flags;
-        self.pid_tgid = pid_tgid;
+        self.site = site;
     }
 }
 
@@ -103,7 +131,8 @@ pub static CONNS: Array<Conn> = Array::with_max_entries(MAX_CONNECTIONS, BPF_F_M
 #[map]
 pub static FREE_CONNS: Queue<u32> = Queue::with_max_entries(MAX_CONNECTIONS, 0);
 
-/// (tgid << 32 | fd) to connection id. Full: `DescriptorMapFull`.
+/// (tgid << 32 | fd), and the address of a socket in the kernel, which no such key can be, to connection
+/// id. Full: `DescriptorMapFull`.
 #[map]
 pub static FDS: HashMap<u64, u64> = HashMap::with_max_entries(MAX_DESCRIPTORS, 0);
 
@@ -124,6 +153,16 @@ pub fn holder(tgid: u32) -> Option<*mut u8> {
     let together = HOLDERS.get_ptr_mut(tgid / PIDS_TOGETHER)?;
     // SAFETY: a live map value, with the place within it.
     Some(unsafe { together.cast::<u8>().add((tgid & (PIDS_TOGETHER - 1)) as usize) })
+}
+
+/// Which hooks follow sends and receives (see `socket` in the contract).
+#[map]
+pub static MODE: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Whether these hooks follow sends and receives.
+#[inline(always)]
+pub fn is_mode(mode: u32) -> bool {
+    MODE.get(0) == Some(&mode)
 }
 
 /// Per-process settings by tgid. Full: `ProcessMapFull`.
@@ -214,6 +253,14 @@ pub static PROBES: Array<ProbeSpec> = Array::with_max_entries(MAX_PROBES as u32,
 /// verifier adds up the stack frames of one program and follows all of its paths.
 #[map]
 pub static PARTS: ProgramArray = ProgramArray::with_max_entries(parts::PARTS.len() as u32, 0);
+
+/// The same for the hooks on sockets that see bytes move, and for the one that sees states change.
+#[map]
+pub static SOCKET_PARTS: ProgramArray =
+    ProgramArray::with_max_entries(parts::SOCKET_PARTS.len() as u32, 0);
+#[map]
+pub static STATE_PARTS: ProgramArray =
+    ProgramArray::with_max_entries(parts::STATE_PARTS.len() as u32, 0);
 
 /// The parts of the probes.
 #[map]

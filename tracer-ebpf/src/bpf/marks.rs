@@ -11,10 +11,10 @@ use tracer_ebpf::{
 
 use super::{
     count::now,
-    maps::{CONFIG, call_of},
+    maps::{CONFIG, Site, call_of},
     memory::user,
     sockets::conn_of,
-    stacks::{self, Site},
+    stacks,
 };
 
 /// A receive of no bytes returned, on a connection that is watched.

@@ -15,7 +15,10 @@ use tracer_ebpf::{
     stack::{self, StackHeader},
 };
 
-use super::{maps::Call, memory::user, stacks::Site};
+use super::{
+    maps::{Call, Site},
+    memory::user,
+};
 
 /// Bytes of the stack that are copied before: what a slot has room for.
 const COPIED: usize = stack::STACK_BYTES[stack::RUNTIME_CLASS as usize] as usize;

@@ -25,7 +25,7 @@ use tracer_ebpf::{
 
 use super::{
     count::{count, now},
-    maps::{CHECKOUTS, HandleKey, KEY_OFFSETS, KEYS, PROBE_PARTS, PROBES, PROCS, call_of},
+    maps::{CHECKOUTS, HandleKey, KEY_OFFSETS, KEYS, PROBE_PARTS, PROBES, PROCS, Site, call_of},
     memory::user,
     sockets::{conn_of, tracked},
     stacks, waits,
@@ -201,7 +201,7 @@ fn keep_stack(ctx: &ProbeContext, id: u64, at: u64, pid_tgid: u64) {
     // SAFETY: a live per-CPU map value of this run alone; the array holds programs of uprobes only.
     unsafe {
         (*call).conn = id;
-        (*call).want(KIND_ACQUIRE, at, FLAG_BOUNDARY, pid_tgid);
+        (*call).want(KIND_ACQUIRE, Site::of(ctx.regs, at, id, pid_tgid, FLAG_BOUNDARY));
         PROBE_PARTS.tail_call(ctx, PROBE_PART_STACK);
     }
 }
@@ -209,11 +209,9 @@ fn keep_stack(ctx: &ProbeContext, id: u64, at: u64, pid_tgid: u64) {
 /// The stack of an acquire is kept.
 #[uprobe]
 pub fn probe_stack(ctx: ProbeContext) -> u32 {
-    // SAFETY: the uprobe's context; the array holds programs of uprobes only.
-    unsafe {
-        if stacks::keep(ctx.regs) {
-            PROBE_PARTS.tail_call(&ctx, PROBE_PART_FRAMES);
-        }
+    if stacks::keep() {
+        // SAFETY: the array holds programs of uprobes only.
+        unsafe { PROBE_PARTS.tail_call(&ctx, PROBE_PART_FRAMES) };
     }
     0
 }
@@ -221,11 +219,9 @@ pub fn probe_stack(ctx: ProbeContext) -> u32 {
 /// The frames of the runtime that belong to that stack are kept.
 #[uprobe]
 pub fn probe_frames(ctx: ProbeContext) -> u32 {
-    // SAFETY: as in `probe_stack`.
-    unsafe {
-        if stacks::keep_frames(ctx.regs) {
-            PROBE_PARTS.tail_call(&ctx, PROBE_PART_FRAMES);
-        }
+    if stacks::keep_frames() {
+        // SAFETY: as in `probe_stack`.
+        unsafe { PROBE_PARTS.tail_call(&ctx, PROBE_PART_FRAMES) };
     }
     0
 }

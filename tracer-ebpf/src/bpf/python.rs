@@ -13,9 +13,8 @@ use tracer_ebpf::{
 };
 
 use super::{
-    maps::{CONFIG, PYTHONS},
+    maps::{CONFIG, PYTHONS, Site},
     memory::{kernel, user},
-    stacks::Site,
 };
 
 /// Copies the frames of the thread at `site` to `frames`; returns how their chain ended.

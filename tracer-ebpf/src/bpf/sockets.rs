@@ -14,16 +14,17 @@ use tracer_ebpf::{
         AF_INET, AF_INET6, AF_UNIX, Conn, FLAG_CONNECTING, conn_generation, conn_id, conn_slot,
     },
     drops::DropReason,
-    fd::{NEAR_GONE, fd_key, near_place},
+    fd::{NEAR_GONE, fd_key, near_place, sock_key},
     limits::OPENS_PER_WAKE,
-    record::{CLOSE, CLOSE_RANGE, DUP, OPEN, Record},
+    record::{CLOSE, CLOSE_RANGE, CONNECT, DUP, GONE, OPEN, Record},
+    socket::SockHead,
     stack::{KIND_OPEN, KINDS},
     wire::Wire,
 };
 
 use super::{
     count::{count, emit, now},
-    maps::{CONFIG, CONNS, FDS, FREE_CONNS, NEAR, PATHS, PROCS, call_of, holder},
+    maps::{CONFIG, CONNS, FDS, FREE_CONNS, NEAR, PATHS, PROCS, Site, call_of, holder},
     memory::{kernel, user},
 };
 
@@ -41,6 +42,7 @@ pub fn conn_of(id: u64) -> Option<*mut Conn> {
 
 /// What the kernel knows of a socket.
 struct Socket {
+    sock: u64,
     stream: bool,
     inode: u64,
     local_port: u16,
@@ -69,7 +71,7 @@ fn socket(config: &Config, fd: u32) -> Option<Socket> {
     let local_port = kernel::<u16>(sock + u64::from(off.sock_num))?;
     let net = kernel::<u64>(sock + u64::from(off.sock_net))?;
     let netns = kernel::<u32>(net + u64::from(off.net_inum))?;
-    Some(Socket { stream: kind == SOCK_STREAM, inode, local_port, netns })
+    Some(Socket { sock, stream: kind == SOCK_STREAM, inode, local_port, netns })
 }
 
 /// The peer that `connect` named, when it is a watched one.
@@ -82,13 +84,16 @@ struct Target {
 /// Whether a TCP port, in host order, is watched.
 #[inline(always)]
 pub fn is_watched_port(config: &Config, port: u16) -> bool {
-    let mut found = false;
     for watched in &config.ports {
-        if *watched != 0 && *watched == port {
-            found = true;
+        if *watched == 0 {
+            // The used ones come first.
+            return false;
+        }
+        if *watched == port {
+            return true;
         }
     }
-    found
+    false
 }
 
 #[inline(always)]
@@ -153,9 +158,15 @@ fn unix_port(path: u64) -> Option<u16> {
     (end >= path + 9 && name == *b".s.PGSQL." && port <= 0xffff).then_some(port as u16)
 }
 
-/// `connect(fd, address, length)` returned; true where the stack is to be kept.
+/// `connect(fd, address, length)` returned, or, with the socket, it has begun; true where the stack is to be
+/// kept.
 #[inline(always)]
-pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
+pub fn on_connect(
+    regs: *const pt_regs,
+    ret: i64,
+    pid_tgid: u64,
+    begun: Option<*const SockHead>,
+) -> bool {
     if ret != 0 && ret != EINPROGRESS && ret != EISCONN {
         return false;
     }
@@ -179,6 +190,11 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
     };
     if !socket.stream {
         // Address selection connects datagram sockets to learn a route (RFC 6724).
+        return false;
+    }
+    if begun.is_some_and(|sock| sock as u64 != socket.sock) {
+        // Multipath TCP: what the process has is above this one, and its states are its own.
+        emit(Record { kind: CONNECT, tgid, at: now(), ..Record::default() }, true);
         return false;
     }
     if let Some(id) = tracked(tgid, fd)
@@ -211,6 +227,7 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
         return false;
     };
     let at = now();
+    let sock = begun.map_or(0, |sock| key_of(sock, config));
     // SAFETY: a live map value, owned by this program since the pop.
     let id = unsafe {
         let epoch = (*conn).epoch.wrapping_add(1) | u32::from((*conn).epoch == u32::MAX);
@@ -238,6 +255,7 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
         (*conn).stack_class = process.stack_class;
         (*conn).goid = process.goid;
         (*conn).stack_tid = 0;
+        (*conn).sock = sock;
         (*conn).wire = Wire::default();
         (*conn).startup_len = 0;
         (*conn).statement_len = 0;
@@ -245,6 +263,9 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
         conn_id(slot, epoch)
     };
     track(tgid, fd, id);
+    if sock != 0 {
+        track_key(sock, id);
+    }
     let known = process.flags & PROC_CONNECTED != 0;
     if !known {
         let process = Process { flags: PROC_CONNECTED | process.flags, ..process };
@@ -255,10 +276,10 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
     let wake = !known || slot & (OPENS_PER_WAKE - 1) == 0;
     emit(Record { kind: OPEN, tgid, at, a: u64::from(fd), b: 0, id }, wake);
     let Some(call) = call_of(pid_tgid) else { return false };
-    // SAFETY: a live per-CPU map value of this run alone.
+    // SAFETY: a live per-CPU map value of this run alone, and registers that the verifier types.
     unsafe {
         (*call).conn = id;
-        (*call).want(KIND_OPEN, at, 0, pid_tgid);
+        (*call).want(KIND_OPEN, Site::of(regs, at, id, pid_tgid, 0));
     }
     true
 }
@@ -266,17 +287,33 @@ pub fn on_connect(regs: *const pt_regs, ret: i64, pid_tgid: u64) -> bool {
 /// The connection that a descriptor refers to.
 #[inline(always)]
 pub fn tracked(tgid: u32, fd: u32) -> Option<u64> {
-    let key = fd_key(tgid, fd);
-    // SAFETY: a live map value, and one below.
+    // SAFETY: a live map value.
+    find(fd_key(tgid, fd), |conn| unsafe { (*conn).tgid == tgid && (*conn).fd == fd as i32 })
+}
+
+/// The key of a socket in the kernel.
+#[inline(always)]
+pub fn key_of(sock: *const SockHead, config: &Config) -> u64 {
+    sock_key(sock as u64, core::ptr::from_ref(config) as u64)
+}
+
+/// The connection of a socket in the kernel, by its key.
+#[inline(always)]
+pub fn of_sock(sock: u64) -> Option<u64> {
+    // SAFETY: a live map value.
+    find(sock, |conn| unsafe { (*conn).sock == sock })
+}
+
+/// The connection with this key, which is at once believed of the one that is at its place if `is_it`.
+#[inline(always)]
+fn find(key: u64, is_it: impl Fn(*mut Conn) -> bool) -> Option<u64> {
+    // SAFETY: a live map value.
     let id = unsafe { *NEAR.get_ptr(near_place(key))? };
     if id == 0 {
         return None;
     }
-    if let Some(conn) = conn_of(id) {
-        let (opener, opened) = unsafe { ((*conn).tgid, (*conn).fd) };
-        if opener == tgid && opened == fd as i32 {
-            return Some(id);
-        }
+    if conn_of(id).is_some_and(is_it) {
+        return Some(id);
     }
     // SAFETY: no other reference to this value is held.
     unsafe { FDS.get(key) }.copied()
@@ -285,25 +322,27 @@ pub fn tracked(tgid: u32, fd: u32) -> Option<u64> {
 /// A descriptor refers to a connection from now on.
 #[inline(always)]
 fn track(tgid: u32, fd: u32, id: u64) {
-    let key = fd_key(tgid, fd);
+    if let Some(holder) = holder(tgid) {
+        // SAFETY: a byte of a live map value.
+        unsafe { *holder = 1 };
+    }
+    track_key(fd_key(tgid, fd), id);
+}
+
+#[inline(always)]
+fn track_key(key: u64, id: u64) {
     // First, so that whoever finds the key and removes it finds this as well.
     if let Some(near) = NEAR.get_ptr_mut(near_place(key)) {
         // SAFETY: a live map value.
         unsafe { *near = id };
-    }
-    if let Some(holder) = holder(tgid) {
-        // SAFETY: a byte of a live map value.
-        unsafe { *holder = 1 };
     }
     if FDS.insert(key, id, 0).is_err() {
         count(DropReason::DescriptorMapFull);
     }
 }
 
-/// A descriptor no longer refers to its connection.
 #[inline(always)]
-fn forget_fd(tgid: u32, fd: u32, id: u64) {
-    let key = fd_key(tgid, fd);
+fn forget_key(key: u64, id: u64) {
     if let Some(near) = NEAR.get_ptr_mut(near_place(key)) {
         // SAFETY: a live map value. A store that comes between costs its connection the short way.
         unsafe {
@@ -314,7 +353,60 @@ fn forget_fd(tgid: u32, fd: u32, id: u64) {
     }
     // Missing is fine: user space may have removed it with its process.
     let _missing = FDS.remove(key);
+}
+
+/// A descriptor no longer refers to its connection.
+#[inline(always)]
+fn forget_fd(tgid: u32, fd: u32, id: u64) {
+    forget_key(fd_key(tgid, fd), id);
     emit(Record { kind: CLOSE, tgid, at: now(), a: u64::from(fd), b: 0, id }, false);
+}
+
+/// The connection that existed before the watch, which moves its first bytes since as this descriptor.
+#[inline(always)]
+pub fn adopted(sock: *const SockHead, tgid: u32, fd: u32) -> Option<u64> {
+    let id = tracked(tgid, fd)?;
+    let conn = conn_of(id)?;
+    let config = CONFIG.get(0)?;
+    // SAFETY: a live map value, and one below.
+    let inode = unsafe { if (*conn).sock == 0 { (*conn).inode } else { 0 } };
+    let socket = socket(config, fd)?;
+    if inode == 0 || socket.inode != inode || socket.sock != sock as u64 {
+        return None;
+    }
+    let key = key_of(sock, config);
+    unsafe { (*conn).sock = key };
+    track_key(key, id);
+    Some(id)
+}
+
+/// The connection is established.
+#[inline(always)]
+pub fn on_established(sock: u64, local_port: u16) {
+    if let Some(id) = of_sock(sock)
+        && let Some(conn) = conn_of(id)
+    {
+        // SAFETY: a live map value.
+        unsafe {
+            (*conn).local_port = local_port;
+            (*conn).flags &= !FLAG_CONNECTING;
+        }
+    }
+}
+
+/// The connection is over, whoever ended it.
+#[inline(always)]
+pub fn on_gone(sock: u64, id: u64) {
+    forget_key(sock, id);
+    let Some(conn) = conn_of(id) else { return };
+    // SAFETY: a live map value.
+    let (tgid, fd) = unsafe { ((*conn).tgid, (*conn).fd as u32) };
+    let key = fd_key(tgid, fd);
+    // SAFETY: no other reference to this value is held.
+    if unsafe { FDS.get(key) } == Some(&id) {
+        forget_key(key, id);
+    }
+    emit(Record { kind: GONE, tgid, at: now(), a: u64::from(fd), b: 0, id }, false);
 }
 
 /// `close(fd)` returned. The descriptor is gone even on an error (Linux frees it first), except

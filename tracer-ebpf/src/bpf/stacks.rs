@@ -4,7 +4,6 @@
 //! is odd while it is written; bytes that could not be read are not counted in `len`.
 
 use aya_ebpf::{
-    bindings::pt_regs,
     helpers::bpf_get_current_pid_tgid,
     helpers::generated::{bpf_get_current_task, bpf_probe_read_user, bpf_probe_read_user_str},
 };
@@ -25,74 +24,33 @@ use super::{
     count::count,
     maps::{
         CONFIG, Call, FREE_STACKS_0, FREE_STACKS_1, FREE_STACKS_2, FREE_STACKS_3, PROCS, STACKS_0,
-        STACKS_1, STACKS_2, STACKS_3, call_of,
+        STACKS_1, STACKS_2, STACKS_3, Site, call_of,
     },
     memory::kernel,
     node, python,
     sockets::conn_of,
 };
 
-/// Where the stack is taken.
-#[derive(Clone, Copy)]
-pub struct Site {
-    /// `CLOCK_MONOTONIC` nanoseconds.
-    pub at: u64,
-    pub conn: u64,
-    pub pid_tgid: u64,
-    pub ip: u64,
-    pub sp: u64,
-    pub bp: u64,
-    pub g: u64,
-    /// `FLAG_` bits of the contract's `stack` module.
-    pub flags: u32,
-}
-
-impl Site {
-    /// The place of the saved registers.
-    ///
-    /// # Safety
-    ///
-    /// `regs` is the context of a uprobe or the trusted argument of a tracepoint.
-    #[inline(always)]
-    pub unsafe fn of(regs: *const pt_regs, at: u64, conn: u64, pid_tgid: u64, flags: u32) -> Self {
-        // SAFETY: by this function's contract.
-        let (ip, sp, bp, g) = unsafe { ((*regs).rip, (*regs).rsp, (*regs).rbp, (*regs).r14) };
-        Self { at, conn, pid_tgid, ip, sp, bp, g, flags }
-    }
-}
-
 /// What the program before this part asked for: the connection, the kind of the stack, and its site.
-///
-/// # Safety
-///
-/// As for [`Site::of`].
 #[inline(always)]
-unsafe fn asked(regs: *const pt_regs) -> Option<(*mut Conn, usize, Site, *mut Call)> {
+fn asked() -> Option<(*mut Conn, usize, Site, *mut Call)> {
     let pid_tgid = bpf_get_current_pid_tgid();
     let call = call_of(pid_tgid)?;
     // SAFETY: a live per-CPU map value of this run alone.
-    let (id, kind, at, flags, asked) =
-        unsafe { ((*call).conn, (*call).kind, (*call).at, (*call).flags, (*call).pid_tgid) };
-    if asked != pid_tgid {
+    let (kind, site) = unsafe { ((*call).kind, (*call).site) };
+    if site.pid_tgid != pid_tgid {
         // Another thread's, which has the place now (see `CALL`): no stack rather than a wrong one.
         count(DropReason::StackReadFailed);
         return None;
     }
-    // SAFETY: by this function's contract.
-    let site = unsafe { Site::of(regs, at, id, pid_tgid, flags) };
-    Some((conn_of(id)?, kind as usize & (KINDS - 1), site, call))
+    Some((conn_of(site.conn)?, kind as usize & (KINDS - 1), site, call))
 }
 
 /// Keeps the stack that the program before this part asked for; true where the runtime's frames are
 /// to follow.
-///
-/// # Safety
-///
-/// As for [`Site::of`].
 #[inline(always)]
-pub unsafe fn keep(regs: *const pt_regs) -> bool {
-    // SAFETY: by this function's contract.
-    let Some((conn, kind, site, call)) = (unsafe { asked(regs) }) else { return false };
+pub fn keep() -> bool {
+    let Some((conn, kind, site, call)) = asked() else { return false };
     // SAFETY: `conn` is a live map value, and `kind` below `KINDS`.
     let (packed, class, goid) =
         unsafe { ((*conn).stacks[kind], (*conn).stack_class, (*conn).goid) };
@@ -158,14 +116,9 @@ pub unsafe fn keep(regs: *const pt_regs) -> bool {
 
 /// Copies the frames of the process's runtime behind the stack that was kept before; true where this is
 /// to be gone on with.
-///
-/// # Safety
-///
-/// As for [`Site::of`].
 #[inline(always)]
-pub unsafe fn keep_frames(regs: *const pt_regs) -> bool {
-    // SAFETY: by this function's contract.
-    let Some((conn, kind, site, call)) = (unsafe { asked(regs) }) else { return false };
+pub fn keep_frames() -> bool {
+    let Some((conn, kind, site, call)) = asked() else { return false };
     // SAFETY: as in `keep`.
     let Some(slot) = SlotRef::unpack(unsafe { (*conn).stacks[kind] }) else { return false };
     if slot.class != RUNTIME_CLASS {

@@ -19,7 +19,7 @@ use crate::{
         doctor::{self, HookStatus},
         facts,
     },
-    loader::{Bounds, HOOKS, Kernel, LoadError},
+    loader::{Bounds, Kernel, LoadError, hooks},
 };
 
 /// Runs it.
@@ -57,10 +57,10 @@ fn try_hooks(facts: &facts::Facts) -> Vec<HookStatus> {
         Ok(kernel) => attempt(kernel).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let hooks = HOOKS.iter().map(|(program, hook, gives)| HookStatus {
-        name: format!("tp_btf/{hook}"),
-        works: works(&|kernel| kernel.attach_hook(program, hook)),
-        gives: (*gives).to_owned(),
+    let hooks = hooks(config.off.socket_hooks != 0).map(|hook| HookStatus {
+        name: format!("tp_btf/{}", hook.tracepoint),
+        works: works(&|kernel| kernel.attach_hook(hook)),
+        gives: hook.gives.to_owned(),
     });
     let mut hooks: Vec<_> = hooks.collect();
     // There is no function to attach it at, but one program is all of them.

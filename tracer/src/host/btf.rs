@@ -8,10 +8,14 @@
 use std::{
     fs::File,
     io::{self, Read},
+    mem::offset_of,
     path::Path,
 };
 
-use tracer_ebpf::config::Offsets;
+use tracer_ebpf::{
+    config::Offsets,
+    socket::{RECEIVES, SENDS, SockHead},
+};
 
 /// Where the kernel shows its own BTF.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -86,6 +90,11 @@ pub fn offsets(bytes: &[u8]) -> Result<Offsets, Error> {
             }
             _ => [0; 6],
         };
+    let sock_num = btf.offset("sock", "__sk_common.skc_num")?;
+    let sock_dport = btf.offset("sock", "__sk_common.skc_dport")?;
+    let is_as_read = sock_num as usize == offset_of!(SockHead, num)
+        && sock_dport as usize == offset_of!(SockHead, dport);
+    let socket_hooks = u32::from(is_as_read && btf.tracepoints == [true; TRACEPOINTS.len()]);
     Ok(Offsets {
         task_files: btf.offset("task_struct", "files")?,
         task_tgid: btf.offset("task_struct", "tgid")?,
@@ -100,8 +109,8 @@ pub fn offsets(bytes: &[u8]) -> Result<Offsets, Error> {
         inode_ino: btf.offset("inode", "i_ino")?,
         socket_type: btf.offset("socket", "type")?,
         socket_sk: btf.offset("socket", "sk")?,
-        sock_num: btf.offset("sock", "__sk_common.skc_num")?,
-        sock_dport: btf.offset("sock", "__sk_common.skc_dport")?,
+        sock_num,
+        sock_dport,
         sock_net: btf.offset("sock", "__sk_common.skc_net.net")?,
         net_inum: btf.offset("net", "ns.inum")?,
         utask_return_instances,
@@ -112,7 +121,7 @@ pub fn offsets(bytes: &[u8]) -> Result<Offsets, Error> {
         task_fsbase,
         task_mm,
         mm_start_stack,
-        _pad: 0,
+        socket_hooks,
     })
 }
 
@@ -133,14 +142,18 @@ const STRUCTS: [&str; 13] = [
     "return_instance",
 ];
 
+/// Tracepoints that are asked for; the kernel describes each by a typedef.
+const TRACEPOINTS: [&str; 2] = [SENDS, RECEIVES];
+
 const MAGIC: u16 = 0xeb9f;
 const TYPE_BYTES: usize = 12;
 const MEMBER_BYTES: usize = 12;
 
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_TYPEDEF: u32 = 8;
 /// Typedef, volatile, const, restrict, type tag: the type word is what they stand for.
-const TRANSPARENT_KINDS: [u32; 5] = [8, 9, 10, 11, 18];
+const TRANSPARENT_KINDS: [u32; 5] = [KIND_TYPEDEF, 9, 10, 11, 18];
 
 /// Bytes after the common part of a type of `kind` with `vlen` elements.
 fn tail_bytes(kind: u32, vlen: usize) -> Option<usize> {
@@ -167,6 +180,8 @@ struct Btf<'a> {
     index: Vec<u32>,
     /// Ids of the structs named as in [`STRUCTS`], by its index.
     named: [Vec<u32>; STRUCTS.len()],
+    /// Which of [`TRACEPOINTS`] there are.
+    tracepoints: [bool; TRACEPOINTS.len()],
 }
 
 /// The common part of a type.
@@ -199,7 +214,14 @@ impl<'a> Btf<'a> {
         let strings = section(str_off, str_len)
             .ok_or_else(|| malformed("the string section is outside the file"))?;
 
-        let mut btf = Self { types, strings, index: vec![0], named: Default::default() };
+        let mut btf = Self {
+            types,
+            strings,
+            index: vec![0],
+            named: Default::default(),
+            tracepoints: Default::default(),
+        };
+        let typedefs = TRACEPOINTS.map(|name| format!("btf_trace_{name}"));
         let mut at = 0;
         while at < types.len() {
             let id = btf.index.len();
@@ -214,6 +236,11 @@ impl<'a> Btf<'a> {
                     && let Ok(id) = u32::try_from(id)
                 {
                     ids.push(id);
+                }
+            }
+            if found.kind == KIND_TYPEDEF {
+                for (which, typedef) in typedefs.iter().enumerate() {
+                    btf.tracepoints[which] |= btf.is_named(found.name, typedef);
                 }
             }
             at += TYPE_BYTES + found.tail.len();

@@ -175,6 +175,17 @@ pub fn is_served(proc: &ProcFs, ports: &[u16], any_unix_port: bool) -> bool {
     visit(proc, representatives(proc), served, |_| false).contains(&true)
 }
 
+/// The same of Unix sockets alone.
+#[must_use]
+pub fn is_served_by_unix(proc: &ProcFs, ports: &[u16], any_unix_port: bool) -> bool {
+    let unix_ports = (!any_unix_port).then_some(ports);
+    let served = |_| {
+        let unix = diag::unix_listening().unwrap_or_default();
+        unix.iter().any(|socket| server(socket, unix_ports).is_some())
+    };
+    visit(proc, representatives(proc), served, |_| false).contains(&true)
+}
+
 /// Looks again at these sockets. Its cost follows the connections to the same ports, not the
 /// sockets of the host, so it can be done while a capture runs.
 #[must_use]

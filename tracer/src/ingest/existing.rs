@@ -71,6 +71,7 @@ pub(super) fn existing_conn(socket: &ListedSocket, pid: u32, fd: i32) -> Conn {
         stack_tid: 0,
         _pad2: 0,
         stack_end: 0,
+        sock: 0,
         wire: Wire { phase: PHASE_UNKNOWN, ..Wire::default() },
         startup_len: 0,
         statement_len: 0,

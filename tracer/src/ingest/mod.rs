@@ -215,6 +215,7 @@ impl Ingest {
             // Our own are those to the servers that are asked for their side.
             record::CONNECT if record.tgid == std::process::id() => {}
             record::CONNECT => notices.push(Notice::Connecting),
+            record::GONE => self.gone(record.id, at, events),
             record::EXIT => {
                 let fds = self.fds.of(pid, 0, i32::MAX);
                 for (_, conn) in &fds {
@@ -255,6 +256,14 @@ impl Ingest {
             existing: None,
         });
         notices.push(Notice::Connected(pid));
+    }
+
+    /// Its socket is gone.
+    fn gone(&mut self, id: u64, at: MonoNanos, events: &mut Vec<Event>) {
+        for (pid, fd) in self.fds.holders(id) {
+            self.kernel.remove_fd(fd_key(pid, fd), id);
+            self.close(pid, fd, at, events);
+        }
     }
 
     fn close(&mut self, pid: u32, fd: i32, at: MonoNanos, events: &mut Vec<Event>) {
@@ -625,8 +634,8 @@ impl Ingest {
         (sockets, found)
     }
 
-    /// Checks that the descriptors of these connections still refer to them, and emits the closes
-    /// that were missed. Heals what a lost record left behind.
+    /// Checks that the descriptors of these connections still refer to them, and emits what was missed.
+    /// Heals what a lost record left behind, and what the hooks on sockets do not see.
     pub fn verify(
         &mut self,
         conns: &[ConnId],
@@ -638,12 +647,36 @@ impl Ingest {
             let Some(live) = self.live.get(&id.0) else { continue };
             let inode = live.inode;
             for (pid, fd) in self.fds.holders(id.0) {
-                if !proc.fd_is_socket(Pid(pid), Fd(fd), inode) {
-                    self.kernel.remove_fd(fd_key(pid, fd), id.0);
-                    self.close(pid, fd, at, events);
+                if proc.fd_is_socket(Pid(pid), Fd(fd), inode) {
+                    continue;
                 }
+                for (other, _) in
+                    proc.socket_fds(Pid(pid)).into_iter().filter(|(_, open)| *open == inode)
+                {
+                    self.duplicate(pid, other.0, id.0, at, events);
+                }
+                self.kernel.remove_fd(fd_key(pid, fd), id.0);
+                self.close(pid, fd, at, events);
             }
         }
+    }
+
+    /// The same of all connections.
+    pub fn verify_all(&mut self, proc: &ProcFs, at: MonoNanos, events: &mut Vec<Event>) {
+        let all: Vec<ConnId> = self.live.keys().map(|id| ConnId(*id)).collect();
+        self.verify(&all, proc, at, events);
+    }
+
+    /// The connection has another descriptor, which was not seen to become one.
+    fn duplicate(&mut self, pid: u32, fd: i32, id: u64, at: MonoNanos, events: &mut Vec<Event>) {
+        if self.fds.get(pid, fd) == Some(id) {
+            return;
+        }
+        self.kernel.set_fd(fd_key(pid, fd), id);
+        if let Some(removed) = self.fds.insert(pid, fd, id) {
+            self.closed(removed, at, events);
+        }
+        events.push(Event::Duplicate { at, conn: ConnId(id), pid: Pid(pid), fd: Fd(fd) });
     }
 }
 

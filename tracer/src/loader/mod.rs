@@ -31,6 +31,7 @@ use tracer_ebpf::{
     parts,
     probe::ProbeSpec,
     python::Layout,
+    socket,
     stack::{KIND_OPEN, SlotRef},
 };
 
@@ -46,20 +47,71 @@ pub use waits::WaitMaps;
 /// The object, embedded at build time.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CONNLEAK_BPF_OBJECT"));
 
-/// The program that goes on in those of [`parts`].
-const SYSCALL_HOOK: &str = "on_syscall";
+/// What of the processes' traffic is watched, by which hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watching {
+    /// Nothing: a first connection is noticed.
+    Nothing,
+    /// TCP connections, by the hooks on sockets.
+    Sockets,
+    /// Everything, by the hook on system calls.
+    Calls,
+}
 
-/// The program that notices the first connection while that one is not attached.
-const STANDBY_HOOK: &str = "on_tcp_state";
+/// A program on a typed tracepoint.
+pub struct Hook {
+    /// Its name in the object.
+    program: &'static str,
+    pub tracepoint: &'static str,
+    /// What is lost without.
+    pub gives: &'static str,
+    /// When it is attached; `None` is always.
+    when: Option<Watching>,
+    /// The map of the programs that it goes on in, and their names.
+    parts: Option<(&'static str, &'static [&'static str])>,
+}
 
-/// The programs on tracepoints: name in the object, typed tracepoint, and what is lost without.
-pub const HOOKS: [(&str, &str, &str); 5] = [
-    ("on_fork", "sched_process_fork", "connections inherited over fork are followed"),
-    ("on_exec", "sched_process_exec", "programs that start later are found"),
-    ("on_exit", "sched_process_exit", "processes that end are noticed"),
-    (STANDBY_HOOK, "inet_sock_set_state", "a first connection is noticed"),
-    (SYSCALL_HOOK, "sys_exit", "connections and their traffic are seen"),
+impl Hook {
+    const fn new(program: &'static str, tracepoint: &'static str, gives: &'static str) -> Self {
+        Self { program, tracepoint, gives, when: None, parts: None }
+    }
+
+    const fn when(mut self, watching: Watching) -> Self {
+        self.when = Some(watching);
+        self
+    }
+
+    const fn parts(mut self, map: &'static str, parts: &'static [&'static str]) -> Self {
+        self.parts = Some((map, parts));
+        self
+    }
+}
+
+/// The programs on tracepoints. A program array is filled with the first hook that goes on in it.
+static HOOKS: [Hook; 8] = [
+    Hook::new("on_fork", "sched_process_fork", "connections inherited over fork are followed"),
+    Hook::new("on_exec", "sched_process_exec", "programs that start later are found"),
+    Hook::new("on_exit", "sched_process_exit", "processes that end are noticed"),
+    Hook::new("on_tcp_state", socket::STATES, "a first connection is noticed")
+        .when(Watching::Nothing),
+    Hook::new("on_socket_state", socket::STATES, "TCP connections are seen")
+        .when(Watching::Sockets)
+        .parts("STATE_PARTS", &parts::STATE_PARTS),
+    Hook::new("on_socket_send", socket::SENDS, "what is sent over TCP is seen")
+        .when(Watching::Sockets)
+        .parts("SOCKET_PARTS", &parts::SOCKET_PARTS),
+    Hook::new("on_socket_receive", socket::RECEIVES, "what is received over TCP is seen")
+        .when(Watching::Sockets),
+    Hook::new("on_syscall", "sys_exit", "connections and their traffic are seen")
+        .when(Watching::Calls)
+        .parts("PARTS", &parts::PARTS),
 ];
+
+/// Those of [`HOOKS`] that this kernel has use for, by whether it has the hooks on sockets.
+pub fn hooks(by_socket: bool) -> impl Iterator<Item = &'static Hook> {
+    let unused = if by_socket { Watching::Nothing } else { Watching::Sockets };
+    HOOKS.iter().filter(move |hook| hook.when != Some(unused))
+}
 
 /// Probes that one thread detaches, one after the other.
 const LINKS_PER_THREAD: usize = 4;
@@ -69,12 +121,14 @@ pub struct Kernel {
     ebpf: Ebpf,
     /// Until the programs on tracepoints are loaded; it is large.
     btf: Option<Btf>,
-    /// The one of [`SYSCALL_HOOK`] and [`STANDBY_HOOK`] that is attached.
-    switched: Option<(&'static str, BtfTracePointLinkId)>,
+    /// What is watched, and the hooks that are attached for that.
+    watching: Watching,
+    switched: Vec<(&'static Hook, BtfTracePointLinkId)>,
     /// Kept open: programs are loaded later and refer to it.
     _config: Array<MapData, PodConfig>,
     /// Kept open: the kernel empties a program array that no one holds.
-    parts: ProgramArray<MapData>,
+    parts: Vec<ProgramArray<MapData>>,
+    mode: Array<MapData, u32>,
     probe_parts: ProgramArray<MapData>,
     fds: HashMap<MapData, u64, u64>,
     procs: HashMap<MapData, u32, PodProcess>,
@@ -140,10 +194,12 @@ impl Kernel {
             loaded_probes: HashSet::new(),
             probe_links: Vec::new(),
             _config: config_map,
-            parts: take(&mut ebpf, "PARTS")?,
+            parts: Vec::new(),
+            mode: take(&mut ebpf, "MODE")?,
             probe_parts: take(&mut ebpf, "PROBE_PARTS")?,
             btf: Some(btf),
-            switched: None,
+            watching: Watching::Nothing,
+            switched: Vec::new(),
             ebpf,
         };
         for (index, spec) in specs.iter().enumerate() {
@@ -152,80 +208,106 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// Loads the programs of [`HOOKS`], attaches those that follow processes, and stands by.
+    /// Loads the programs of [`hooks`], attaches those that follow processes, and watches sockets where the
+    /// kernel has hooks on them.
     ///
     /// # Errors
     ///
     /// [`LoadError::Program`] for the first that the kernel refuses.
-    pub fn attach(&mut self) -> Result<(), LoadError> {
-        for (program, hook, _) in HOOKS {
-            self.load_hook(program, hook)?;
+    pub fn attach(&mut self, by_socket: bool) -> Result<(), LoadError> {
+        for hook in hooks(by_socket) {
+            self.load_hook(hook)?;
         }
         self.btf = None;
         give_back_unused_memory();
-        for (program, hook, _) in HOOKS {
-            if program != SYSCALL_HOOK && program != STANDBY_HOOK {
-                self.attach_loaded(program, hook)?;
-            }
+        for hook in hooks(by_socket).filter(|hook| hook.when.is_none()) {
+            self.attach_loaded(hook)?;
         }
-        self.switch(STANDBY_HOOK)
+        self.switch(if by_socket { Watching::Sockets } else { Watching::Nothing })
     }
 
-    /// Watches system calls, or stands by until the first connection.
+    /// What is watched.
+    #[must_use]
+    pub fn watching(&self) -> Watching {
+        self.watching
+    }
+
+    /// Attaches the hooks of this and detaches the others.
     ///
     /// # Errors
     ///
-    /// [`LoadError::Program`] when the kernel refuses it; then it is as before.
-    pub fn watch_syscalls(&mut self, watch: bool) -> Result<(), LoadError> {
-        self.switch(if watch { SYSCALL_HOOK } else { STANDBY_HOOK })
-    }
-
-    /// Attaches the one and detaches the other.
-    fn switch(&mut self, to: &'static str) -> Result<(), LoadError> {
-        if self.switched.as_ref().is_some_and(|(program, _)| *program == to) {
+    /// [`LoadError::Program`] when the kernel refuses one; then it is as before.
+    pub fn switch(&mut self, to: Watching) -> Result<(), LoadError> {
+        if self.watching == to && !self.switched.is_empty() {
             return Ok(());
         }
-        let hook = HOOKS.iter().find(|(program, ..)| *program == to).map_or("", |hook| hook.1);
-        let link = self.attach_loaded(to, hook)?;
-        if let Some((from, link)) = self.switched.replace((to, link)) {
-            // One that cannot be detached costs a little; that is no reason to fail.
-            let _attached = self.tracepoint(from, "").and_then(|tracepoint| {
-                tracepoint.detach(link).map_err(|error| refused(from, "", &shorten(&error)))
-            });
+        let mut links = Vec::new();
+        for hook in HOOKS.iter().filter(|hook| hook.when == Some(to)) {
+            match self.attach_loaded(hook) {
+                Ok(link) => links.push((hook, link)),
+                Err(error) => {
+                    self.detach(links);
+                    return Err(error);
+                }
+            }
         }
+        let mode = if to == Watching::Sockets { socket::BY_SOCKET } else { socket::BY_CALL };
+        let set = self.mode.set(0, mode, 0);
+        if let Err(error) = set {
+            self.detach(links);
+            return Err(LoadError::Map { map: "MODE", reason: shorten(&error) });
+        }
+        self.watching = to;
+        let others = std::mem::replace(&mut self.switched, links);
+        self.detach(others);
         Ok(())
     }
 
-    /// Loads and attaches one program of [`HOOKS`].
+    /// One that cannot be detached costs a little; that is no reason to fail.
+    fn detach(&mut self, links: Vec<(&'static Hook, BtfTracePointLinkId)>) {
+        for (hook, link) in links {
+            let _attached = self.tracepoint(hook.program, hook.tracepoint).and_then(|program| {
+                program
+                    .detach(link)
+                    .map_err(|error| refused(hook.program, hook.tracepoint, &shorten(&error)))
+            });
+        }
+    }
+
+    /// Loads and attaches one of [`hooks`].
     ///
     /// # Errors
     ///
     /// [`LoadError::Program`] when the kernel refuses it.
-    pub fn attach_hook(&mut self, program: &str, hook: &str) -> Result<(), LoadError> {
-        self.load_hook(program, hook)?;
-        self.attach_loaded(program, hook)?;
+    pub fn attach_hook(&mut self, hook: &Hook) -> Result<(), LoadError> {
+        self.load_hook(hook)?;
+        self.attach_loaded(hook)?;
         Ok(())
     }
 
-    fn attach_loaded(
-        &mut self,
-        program: &str,
-        hook: &str,
-    ) -> Result<BtfTracePointLinkId, LoadError> {
-        let tracepoint = self.tracepoint(program, hook)?;
-        tracepoint.attach().map_err(|error| refused(program, hook, &shorten(&error)))
+    fn attach_loaded(&mut self, hook: &Hook) -> Result<BtfTracePointLinkId, LoadError> {
+        let Hook { program, tracepoint, .. } = hook;
+        self.tracepoint(program, tracepoint)?
+            .attach()
+            .map_err(|error| refused(program, tracepoint, &shorten(&error)))
     }
 
     /// Loads a program, and the parts that it goes on in.
-    fn load_hook(&mut self, program: &str, hook: &str) -> Result<(), LoadError> {
-        if program == SYSCALL_HOOK {
-            for (place, part) in (0..).zip(parts::PARTS) {
-                let loaded = self.load_tracepoint(part, hook)?;
+    fn load_hook(&mut self, hook: &Hook) -> Result<(), LoadError> {
+        let Hook { program, tracepoint, .. } = hook;
+        if let Some((map, parts)) = hook.parts {
+            let mut array: ProgramArray<_> = take(&mut self.ebpf, map)?;
+            for (place, part) in (0..).zip(parts) {
+                if part.is_empty() {
+                    continue;
+                }
+                let loaded = self.load_tracepoint(part, tracepoint)?;
                 let fd = copied(loaded.fd());
-                put(&mut self.parts, place, fd).map_err(|why| refused(part, hook, &why))?;
+                put(&mut array, place, fd).map_err(|why| refused(part, tracepoint, &why))?;
             }
+            self.parts.push(array);
         }
-        self.load_tracepoint(program, hook).map(|_| ())
+        self.load_tracepoint(program, tracepoint).map(|_| ())
     }
 
     fn load_tracepoint(
@@ -357,6 +439,9 @@ impl Kernel {
     pub fn free_conn(&mut self, id: u64) {
         let slot = conn_slot(id);
         let Some(conn) = self.conns.read(slot) else { return };
+        if conn.sock != 0 {
+            self.remove_fd(conn.sock, id);
+        }
         self.conns.write_u32(slot, offset_of!(Conn, generation), 0);
         for (kind, packed) in conn.stacks.into_iter().enumerate() {
             if let Some(stack) = SlotRef::unpack(packed) {
@@ -411,7 +496,7 @@ impl Kernel {
         self.stacks.read(SlotRef::unpack(packed)?)
     }
 
-    /// The connection a descriptor refers to.
+    /// The connection of a descriptor's or a socket's key.
     #[must_use]
     pub fn fd(&self, key: u64) -> Option<u64> {
         self.fds.get(&key, 0).ok()
@@ -425,7 +510,7 @@ impl Kernel {
         self.fds.insert(key, id, 0).is_ok()
     }
 
-    /// Removes a descriptor if it still refers to `id`.
+    /// Removes a key if it is still that of `id`.
     pub fn remove_fd(&mut self, key: u64, id: u64) {
         if self.fd(key) == Some(id) {
             let place = near_place(key);

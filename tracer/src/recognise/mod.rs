@@ -146,6 +146,17 @@ fn loads(proc: &ProcFs, pid: Pid, facts: &Facts<'_>, file: &str) -> Option<Strin
     told.then(|| format!("The process loads {file}: checkouts that it marks are observed."))
 }
 
+/// Whether the process may have been told to load one of these files first, whatever its runtime.
+pub fn loads_any(files: &BTreeSet<&str>, proc: &ProcFs, pid: Pid) -> bool {
+    let mut texts = proc.arguments(pid);
+    texts.truncate(node::MAX_ARGUMENTS);
+    texts.extend(["NODE_OPTIONS", "PYTHONPATH"].iter().filter_map(|name| proc.variable(pid, name)));
+    let names = |file: &&str| {
+        texts.iter().any(|text| memchr::memmem::find(text, file.as_bytes()).is_some())
+    };
+    files.iter().any(names)
+}
+
 /// The process runs one of these programs.
 fn program(names: &[String], facts: &Facts<'_>) -> Option<Sign> {
     let exe = facts.exe.and_then(|exe| exe.rsplit('/').next());

@@ -44,7 +44,8 @@ impl Session {
                 && self.targets.matches(&self.proc, pid)
             {
                 wanted.insert(pid);
-                due |= !self.targets.everything();
+                self.look_for_marks(pid);
+                due |= if self.by_socket { self.calls_needed } else { !self.targets.everything() };
                 if !self.targets.everything()
                     && self.targets.mark(self.ingest.kernel(), pid)
                     && !self.proc.socket_fds(Pid(pid)).is_empty()
@@ -58,6 +59,10 @@ impl Session {
         }
         for notice in notices {
             match notice {
+                Notice::Connecting if self.by_socket => {
+                    self.calls_needed = true;
+                    due = true;
+                }
                 Notice::Connecting => due |= self.targets.everything(),
                 Notice::Connected(pid) => match self.seen.get_mut(&pid) {
                     Some(look) => look.connected = true,

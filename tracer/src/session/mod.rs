@@ -30,7 +30,7 @@ pub use self::{
 use crate::{
     host::{clock, proc::ProcFs},
     ingest::{Ingest, raw_stack},
-    loader::{Bounds, CopiedStack, Kernel},
+    loader::{Bounds, CopiedStack, Kernel, Watching},
     model::{ConnId, Connection, Event, MonoNanos, Runtime, Settings, StackEvent, Tracker},
     pools::Catalogue,
     server::Target,
@@ -50,7 +50,7 @@ const RESOLVED_PER_TICK: usize = 256;
 /// The same while stack slots are short, and as many stacks of opens.
 const RESOLVED_WHEN_SHORT: usize = 2_048;
 
-/// Ticks between two looks for something to watch while standing by.
+/// Ticks between two looks for what the hooks attached do not see.
 const TICKS_PER_LOOK: u32 = 4;
 
 /// Ticks between two checks that silent connections are still what they were.
@@ -103,8 +103,12 @@ pub struct Session {
     pending: Vec<Event>,
     coverage: Vec<String>,
     meter: Meter,
-    /// System calls are watched; else the session stands by for something to watch.
-    watching: bool,
+    /// By which hooks.
+    watching: Watching,
+    /// The kernel has hooks on sockets.
+    by_socket: bool,
+    /// A process was seen that the hooks on sockets do not suffice for.
+    calls_needed: bool,
     /// Checks in a row that found nothing to watch.
     idle_checks: u32,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
@@ -142,7 +146,8 @@ impl Session {
         };
         let mut kernel = Kernel::load(config, programs.specs(), options.bounds, options.log_level)?;
         let log = if options.log_level > 0 { Some(kernel.take_log()?) } else { None };
-        kernel.attach()?;
+        let by_socket = offsets.socket_hooks != 0;
+        kernel.attach(by_socket)?;
         let ingest = Ingest::new(kernel, programs.pool_names())?;
         let mut session = Self {
             proc,
@@ -164,7 +169,9 @@ impl Session {
             pending: Vec::new(),
             coverage: Vec::new(),
             meter: Meter::default(),
-            watching: false,
+            watching: Watching::Nothing,
+            by_socket,
+            calls_needed: false,
             idle_checks: 0,
             log,
         };
@@ -190,15 +197,10 @@ impl Session {
         }
         for pid in &watched {
             self.look_at_executable(*pid);
+            self.look_for_marks(*pid);
         }
-        let due = if self.targets.everything() {
-            self.is_something_to_watch()
-        } else {
-            !watched.is_empty()
-        };
-        if due {
-            self.watch_everything(sink)?;
-        }
+        let watching = self.first_watching(&watched);
+        self.watch_by(watching, sink)?;
         self.tick(sink)
     }
 
@@ -316,7 +318,7 @@ impl Session {
         self.ingest.drain(&self.proc, &mut self.pending, &mut notices);
         let due = self.act(notices);
         self.flush(sink)?;
-        if due && !self.watching { self.wake_up(sink) } else { Ok(()) }
+        if due && self.watching != Watching::Calls { self.wake_up(sink) } else { Ok(()) }
     }
 
     fn tick(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
@@ -339,12 +341,8 @@ impl Session {
             self.verify(sink)?;
             self.stand_by()?;
         }
-        if !self.watching
-            && self.targets.everything()
-            && self.ticks.is_multiple_of(TICKS_PER_LOOK)
-            && self.is_something_to_watch()
-        {
-            self.wake_up(sink)?;
+        if self.ticks.is_multiple_of(TICKS_PER_LOOK) {
+            self.look_for_more(sink)?;
         }
         if let Some(log) = &mut self.log {
             log.flush();

@@ -188,6 +188,15 @@ impl Programs {
         Vec::new()
     }
 
+    /// Whether the process loads something that marks checkouts, as far as its arguments and environment
+    /// tell.
+    #[must_use]
+    pub fn marks(&self, pid: u32, proc: &ProcFs) -> bool {
+        let by = self.catalogue.pools().iter().filter_map(|pool| pool.marked.as_ref());
+        let files: BTreeSet<&str> = by.map(|marked| marked.by.as_str()).collect();
+        recognise::loads_any(&files, proc, Pid(pid))
+    }
+
     /// Inspects and probes everything a process has mapped; returns the pools found in it.
     pub fn look_at_process(
         &mut self,

@@ -1,7 +1,10 @@
-//! Watching system calls only while there is something to watch, and taking in the connections that
-//! exist when that begins.
+//! What is watched by which hooks, and taking in the connections that exist when that begins.
 //!
-//! May import what `session` may. Invariant: the hook is attached before existing connections are
+//! Where the kernel has hooks on sockets, they watch from the start, as they cost nothing to whoever has no
+//! watched connection. The hook on system calls, which costs every process of the host a little, takes their
+//! place when they do not suffice; on other kernels it is attached only while there is something to watch.
+//!
+//! May import what `session` may. Invariant: hooks are attached before existing connections are
 //! listed, so that one opened meanwhile is seen by the one or the other.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -10,6 +13,7 @@ use super::{Session, SessionError, Sink};
 use crate::{
     host::{clock, sockets},
     ingest::Notice,
+    loader::Watching,
     model::Pid,
 };
 
@@ -18,7 +22,7 @@ const CHECKS_BEFORE_STANDBY: u32 = 6;
 
 impl Session {
     /// Whether any process talks to PostgreSQL, or may soon because a server is on this host.
-    pub(super) fn is_something_to_watch(&self) -> bool {
+    fn is_something_to_watch(&self) -> bool {
         if sockets::is_served(&self.proc, &self.ports, self.any_unix_port) {
             return true;
         }
@@ -28,11 +32,46 @@ impl Session {
         listing.sockets.iter().any(|socket| !is_own(socket.inode))
     }
 
-    /// Watches system calls from here on and takes in the connections that exist.
-    pub(super) fn watch_everything(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
-        self.ingest.kernel().watch_syscalls(true)?;
-        self.watching = true;
+    /// Whether there may be connections that the hooks on sockets do not see whole.
+    fn need_calls(&self) -> bool {
+        self.calls_needed || sockets::is_served_by_unix(&self.proc, &self.ports, self.any_unix_port)
+    }
+
+    /// Notes a process that marks its checkouts, which only the hook on system calls sees.
+    pub(super) fn look_for_marks(&mut self, pid: u32) {
+        self.calls_needed |= self.programs.marks(pid, &self.proc);
+    }
+
+    /// What to watch at the start.
+    pub(super) fn first_watching(&self, watched: &BTreeSet<u32>) -> Watching {
+        let calls = if self.by_socket {
+            self.need_calls()
+        } else if self.targets.everything() {
+            self.is_something_to_watch()
+        } else {
+            !watched.is_empty()
+        };
+        match (calls, self.by_socket) {
+            (true, _) => Watching::Calls,
+            (false, true) => Watching::Sockets,
+            (false, false) => Watching::Nothing,
+        }
+    }
+
+    /// Watches by these hooks from here on, and takes in the connections that exist.
+    pub(super) fn watch_by(
+        &mut self,
+        watching: Watching,
+        sink: &mut dyn Sink,
+    ) -> Result<(), SessionError> {
+        self.ingest.kernel().switch(watching)?;
+        self.watching = watching;
         self.idle_checks = 0;
+        if watching == Watching::Nothing {
+            return Ok(());
+        }
+        // What the hooks on sockets did not see of descriptors, that on system calls must not believe.
+        self.ingest.verify_all(&self.proc, clock::now(), &mut self.pending);
         let only = self
             .running()?
             .into_iter()
@@ -70,29 +109,42 @@ impl Session {
         notices
     }
 
-    /// Begins to watch where that has become due.
+    /// A connection begins that the hooks attached do not follow, or a process that it matters of.
     pub(super) fn wake_up(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
-        if self.targets.everything() {
+        if self.watching == Watching::Nothing && self.targets.everything() {
             let note = "system calls were watched only when something talked to PostgreSQL: the \
                 connections that began it have no stack of their opening";
             self.note(note.to_owned());
         }
-        self.watch_everything(sink)
+        self.watch_by(Watching::Calls, sink)
     }
 
-    /// Stands by when there has been nothing to watch for some time.
+    /// Looks whether more has to be watched than is.
+    pub(super) fn look_for_more(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
+        let more = match self.watching {
+            Watching::Calls => false,
+            Watching::Sockets => self.need_calls(),
+            Watching::Nothing => self.targets.everything() && self.is_something_to_watch(),
+        };
+        if more { self.wake_up(sink) } else { Ok(()) }
+    }
+
+    /// Detaches the hook on system calls when there has been no need of it for some time.
     pub(super) fn stand_by(&mut self) -> Result<(), SessionError> {
-        if !self.watching || !self.targets.everything() {
+        let can = self.by_socket || self.targets.everything();
+        if self.watching != Watching::Calls || !can {
             return Ok(());
         }
-        if self.ingest.live() > 0 || self.is_something_to_watch() {
+        let needed = if self.by_socket { self.need_calls() } else { self.is_something_to_watch() };
+        if self.ingest.live() > 0 || needed {
             self.idle_checks = 0;
             return Ok(());
         }
         self.idle_checks += 1;
         if self.idle_checks >= CHECKS_BEFORE_STANDBY {
-            self.ingest.kernel().watch_syscalls(false)?;
-            self.watching = false;
+            let to = if self.by_socket { Watching::Sockets } else { Watching::Nothing };
+            self.ingest.kernel().switch(to)?;
+            self.watching = to;
         }
         Ok(())
     }

@@ -193,7 +193,7 @@ fn a_process_that_exits_takes_its_connections_with_it() {
 
 #[test]
 fn connections_over_a_unix_socket_are_watched_too() {
-    let server = server();
+    let server = server_with(&Config { unix: true, ..Config::default() });
     let mut client = Client::spawn(GO.command().envs(server.unix_environment()));
     let tracer = Tracer::watch(&server);
     client.run("leak rows 3");

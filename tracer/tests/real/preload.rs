@@ -7,7 +7,7 @@ use xtask::postgres::Config;
 use xtask::workspace;
 
 use crate::common::client::{Client, Kind, NODE, leak_line_in};
-use crate::common::{process::output, server, server_with};
+use crate::common::{process::output, server_with};
 use crate::{FOUND, NOTHING_FOUND, Seen, watch, watch_client, watch_command};
 
 const SOURCE: &str = "node/marked.js";
@@ -82,7 +82,7 @@ fn a_client_that_was_waited_for_is_found_by_who_waited() {
 #[test]
 fn who_called_a_helper_across_a_pause_is_named_behind_it() {
     // Over a Unix socket, for once.
-    let server = server();
+    let server = server_with(&Config { unix: true, ..Config::default() });
     let client = Client::spawn(with_preload(MARKED).envs(server.unix_environment()));
     let seen = watch_client(&server, client, &["leak_alone helper 3"]);
     is_proven(&seen, 3, "helper", SOURCE, "helper");

@@ -134,7 +134,7 @@ fn under_tls_marks_are_of_the_socket_below() {
 
 #[test]
 fn a_unix_socket_is_marked_as_well() {
-    let server = server();
+    let server = server_with(&Config { unix: true, ..Config::default() });
     let client = Client::spawn(with_preload(SQLALCHEMY).envs(server.unix_environment()));
     let seen = watch_client(&server, client, ALONE);
     let source = "python/with_sqlalchemy.py";

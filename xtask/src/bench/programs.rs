@@ -3,13 +3,15 @@
 //! May import its neighbours. A program does not say why it ran, so each number comes from a
 //! client that does one kind of call a known number of times, beside which the rest of the
 //! machine's calls are few. What the kernel's own counting costs each run is measured with calls
-//! that the program leaves after one comparison, and subtracted.
+//! that the hook on system calls leaves after one comparison, and subtracted.
 
 use anyhow::{Context as _, Result, ensure};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::parent_id;
 use std::process::Command;
 use std::thread;
 use std::time::Instant;
+use tempfile::TempDir;
 use xtask::{clients, postgres};
 
 use super::child::Talking;
@@ -70,64 +72,106 @@ impl Calls {
         Ok(Self { client: load("call")?, _server: server })
     }
 
-    /// Nanoseconds of the hook for a call of a kind, without what counting costs.
+    /// Nanoseconds of the hooks for a call of a kind, without what counting costs.
     fn each(&mut self, tracer: &Tracer, kind: &str, counting: f64) -> Result<f64> {
         let before = tracer.programs()?;
         self.client.tell(&format!("{kind} {CALLS}"))?;
-        let runs = hook_since(tracer, &before)?;
+        let runs = hooks_since(tracer, &before)?;
         Ok((runs.nanos as f64 - runs.count as f64 * counting) / CALLS as f64)
+    }
+
+    /// Of a send or receive that is not watched, a receive, a send, and a send with a stack.
+    fn kinds(&mut self, tracer: &Tracer, counting: f64) -> Result<[f64; 4]> {
+        let mut each = |kind| self.each(tracer, kind, counting);
+        let (unwatched, receive, send) = (each("unwatched")?, each("receive")?, each("send")?);
+        // Each use is answered.
+        Ok([unwatched, receive, send, each("use")? - receive])
     }
 }
 
-/// By what a system call was.
+/// A tracer that watches system calls, because a server seems to listen on a Unix socket.
+struct ByCalls {
+    tracer: Tracer,
+    port: u16,
+    _listener: UnixListener,
+    _dir: TempDir,
+}
+
+impl ByCalls {
+    fn start(bench: &Bench) -> Result<Self> {
+        let port = postgres::free_port()?;
+        let dir = tempfile::tempdir()?;
+        let listener = UnixListener::bind(dir.path().join(format!(".s.PGSQL.{port}")))?;
+        let tracer = Tracer::watch(bench, &[port], &[])?;
+        Ok(Self { tracer, port, _listener: listener, _dir: dir })
+    }
+
+    /// What the kernel's counting costs a run: the mean of calls that the program leaves at once.
+    fn counting(&self) -> Result<f64> {
+        let before = self.tracer.programs()?;
+        for _ in 0..CALLS {
+            std::hint::black_box(parent_id());
+        }
+        let runs = hooks_since(&self.tracer, &before)?;
+        ensure!(runs.count >= CALLS, "{CALLS} calls were made and {} seen", runs.count);
+        Ok(runs.mean())
+    }
+}
+
+/// By what a system call was, and which hooks see it.
 pub fn calls(bench: &Bench, table: &mut Table) -> Result<()> {
     let _counting = Counting::on()?;
+    let by_calls = ByCalls::start(bench)?;
     let port = postgres::free_port()?;
-    let mut calls = Calls::start(port)?;
     let tracer = Tracer::watch(bench, &[port], &[])?;
-    let mut measured: [Vec<f64>; 5] = Default::default();
+    let (mut called, mut moved) = (Calls::start(by_calls.port)?, Calls::start(port)?);
+    let (mut countings, mut by_call, mut by_socket) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.rounds {
         bench.check()?;
-        let ignored = counting(&tracer)?;
-        let mut each = |kind| calls.each(&tracer, kind, ignored);
-        let (unwatched, receive, send) = (each("unwatched")?, each("receive")?, each("send")?);
-        // Each use is answered.
-        let used = each("use")? - receive;
-        for (all, one) in measured.iter_mut().zip([ignored, unwatched, receive, send, used]) {
-            all.push(one);
-        }
+        let counting = by_calls.counting()?;
+        countings.push(counting);
+        by_call.push(called.kinds(&by_calls.tracer, counting)?);
+        by_socket.push(moved.kinds(&tracer, counting)?);
     }
-    drop(calls);
+    drop((called, moved));
+    by_calls.tracer.finish()?.nothing_lost()?;
     tracer.finish()?.nothing_lost()?;
+    let name = "what the kernel's counting costs, subtracted below";
+    add(table, name, &countings, &countings, None);
     let rows = [
-        ("what the kernel's counting costs, subtracted below", None),
-        ("send or receive, not watched", Some(100.0)),
-        ("receive, watched", Some(300.0)),
-        ("send, watched, no stack copy", Some(300.0)),
-        ("send, watched, with a stack copy", Some(1_000.0)),
+        ("send or receive, not watched", 100.0),
+        ("receive, watched", 300.0),
+        ("send, watched, no stack copy", 300.0),
+        ("send, watched, with a stack copy", 1_000.0),
     ];
-    for ((name, most), values) in rows.into_iter().zip(&measured) {
-        add(table, name, values, &measured[0], most);
+    for (hooks, measured) in [("", &by_socket), (", by system call", &by_call)] {
+        for (kind, (name, most)) in rows.into_iter().enumerate() {
+            let values: Vec<f64> = measured.iter().map(|kinds| kinds[kind]).collect();
+            add(table, &format!("{name}{hooks}"), &values, &countings, Some(most));
+        }
     }
     Ok(())
 }
 
-/// What the kernel's counting costs a run: the mean of calls that the program leaves at once.
-pub fn counting(tracer: &Tracer) -> Result<f64> {
-    let before = tracer.programs()?;
-    for _ in 0..CALLS {
-        std::hint::black_box(parent_id());
-    }
-    Ok(hook_since(tracer, &before)?.mean())
+/// What the kernel's counting costs a run, measured in between with a tracer of its own.
+pub fn counting(bench: &Bench) -> Result<f64> {
+    let by_calls = ByCalls::start(bench)?;
+    let counting = by_calls.counting()?;
+    by_calls.tracer.finish()?;
+    Ok(counting)
 }
 
-/// The runs of the system-call hook; the other programs on tracepoints run a few times at most.
-pub fn hook_since(tracer: &Tracer, before: &Programs) -> Result<Runs> {
+/// The runs of all programs on tracepoints.
+pub fn hooks_since(tracer: &Tracer, before: &Programs) -> Result<Runs> {
     let (tracepoints, _) = tracer.programs()?.since(before);
-    tracepoints.into_iter().max_by_key(|runs| runs.count).context("no program runs")
+    ensure!(!tracepoints.is_empty(), "no program on a tracepoint is loaded");
+    Ok(tracepoints.into_iter().fold(Runs::default(), |sum, runs| Runs {
+        count: sum.count + runs.count,
+        nanos: sum.nanos + runs.nanos,
+    }))
 }
 
-/// The system-call hook in a real mix: caches are cold, and the kinds mixed. Its mean, and its share
+/// The hooks in a real mix: caches are cold, and the kinds mixed. Their mean, and its share
 /// of the time of all cores, all of which are busy.
 fn under_pgbench(bench: &Bench, table: &mut Table) -> Result<()> {
     let idle = throughput::idle_client(bench)?;
@@ -139,15 +183,15 @@ fn under_pgbench(bench: &Bench, table: &mut Table) -> Result<()> {
         let (mut means, mut shares) = (Vec::new(), Vec::new());
         for _ in 0..bench.rounds {
             bench.check()?;
-            let counting = counting(&tracer)?;
+            let counting = counting(bench)?;
             let (before, begin) = (tracer.programs()?, Instant::now());
             throughput::pgbench(bench)?;
             let time = begin.elapsed().as_nanos() as f64 * cores;
-            let runs = hook_since(&tracer, &before)?;
+            let runs = hooks_since(&tracer, &before)?;
             means.push(runs.mean() - counting);
             shares.push((runs.mean() - counting) * runs.count as f64 / time);
         }
-        let name = format!("any system call under pgbench, {pgbench}");
+        let name = format!("any run of a hook under pgbench, {pgbench}");
         table.add(&name, Median::of(means), Unit::Nanoseconds, Target::None);
         let name = format!("share of the processors' time, pgbench {pgbench}");
         table.add(&name, Median::of(shares), Unit::Percent, Target::None);
@@ -175,7 +219,7 @@ fn checkouts(bench: &Bench, table: &mut Table) -> Result<()> {
     let (mut pairs, mut countings) = (Vec::new(), Vec::new());
     for _ in 0..bench.rounds {
         bench.check()?;
-        let counting = counting(&tracer)?;
+        let counting = counting(bench)?;
         let before = tracer.programs()?;
         client.tell(&format!("hammer 1 {CHECKOUTS} conn"))?;
         let (_, uprobes) = tracer.programs()?.since(&before);

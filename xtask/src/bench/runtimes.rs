@@ -11,7 +11,7 @@ use xtask::{clients, workspace};
 
 use super::Bench;
 use super::child::Talking;
-use super::programs::{self, hook_since};
+use super::programs::{self, hooks_since};
 use super::statistics::Counting;
 use super::table::{Median, Table, Target, Unit};
 use super::tracer::{self, Tracer};
@@ -97,10 +97,10 @@ fn copied(bench: &Bench, table: &mut Table, runtime: &Runtime) -> Result<()> {
     let (mut stacks, mut countings) = (Vec::new(), Vec::new());
     for _ in 0..bench.rounds {
         bench.check()?;
-        countings.push(programs::counting(&tracer)?);
+        countings.push(programs::counting(bench)?);
         let before = (tracer.programs()?, without.programs()?);
         client.tell(&runtime.command(QUERIES))?;
-        let (with, without) = (hook_since(&tracer, &before.0)?, hook_since(&without, &before.1)?);
+        let (with, without) = (hooks_since(&tracer, &before.0)?, hooks_since(&without, &before.1)?);
         stacks.push(with.nanos.saturating_sub(without.nanos) as f64 / QUERIES as f64);
     }
     drop(client);

@@ -63,6 +63,11 @@ impl Builder {
 
 /// A kernel in small: every shape of nesting that the real one uses.
 fn kernel(with_uprobes: bool) -> Builder {
+    kernel_with(with_uprobes, 8)
+}
+
+/// The same with the common part of `struct sock` at this offset.
+fn kernel_with(with_uprobes: bool, common_at: u32) -> Builder {
     let mut b = Builder::new();
     let int = b.plain(1, "int", 4, &[0x20]);
     let pointer = b.plain(2, "", int, &[]);
@@ -83,7 +88,7 @@ fn kernel(with_uprobes: bool) -> Builder {
         &[("skc_dport", int, 12), ("skc_num", int, 14), ("skc_net", possible_net, 48)],
     );
     let common = b.plain(10, "", common, &[]);
-    b.composite(4, "sock", &[("__sk_common", common, 8)]);
+    b.composite(4, "sock", &[("__sk_common", common, common_at)]);
     let ns_common = b.composite(4, "ns_common", &[("inum", int, 16)]);
     b.composite(4, "net", &[("passive", int, 0), ("ns", ns_common, 128)]);
     b.composite(4, "signal_struct", &[("live", int, 4)]);
@@ -132,12 +137,29 @@ const EXPECTED: Offsets = Offsets {
     task_fsbase: 320,
     task_mm: 224,
     mm_start_stack: 48,
-    _pad: 0,
+    socket_hooks: 0,
 };
 
 #[test]
 fn members_are_found_through_anonymous_members_typedefs_and_qualifiers() {
     assert_eq!(offsets(&kernel(true).finish()).unwrap(), EXPECTED);
+}
+
+#[test]
+fn the_hooks_on_sockets_need_both_tracepoints_and_the_ports_where_programs_read_them() {
+    const BOTH: [&str; 2] = ["btf_trace_sock_send_length", "btf_trace_sock_recv_length"];
+    let with = |tracepoints: &[&str], common_at: u32| {
+        let mut b = kernel_with(true, common_at);
+        for name in tracepoints {
+            b.plain(8, name, 0, &[]);
+        }
+        offsets(&b.finish()).unwrap()
+    };
+    let usual = Offsets { sock_num: 14, sock_dport: 12, sock_net: 48, ..EXPECTED };
+    assert_eq!(with(&BOTH, 0), Offsets { socket_hooks: 1, ..usual });
+    assert_eq!(with(&BOTH[..1], 0), usual);
+    assert_eq!(with(&["btf_trace_sock_send_length_other", BOTH[1]], 0), usual);
+    assert_eq!(with(&BOTH, 8), EXPECTED);
 }
 
 #[test]
