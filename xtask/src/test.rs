@@ -41,6 +41,8 @@ enum Part {
     Real,
     /// The same on further versions of Java, Python and Node.js, only when asked for; needs root
     Versions,
+    /// The same by the hook on system calls, only when asked for; needs root
+    Calls,
     /// The short ones of those under other kernels, in virtual machines; needs root
     Vm,
 }
@@ -53,6 +55,13 @@ struct Target {
     group: Group,
     /// What it is told; other than by `cargo test`, as it is run by itself.
     arguments: &'static [&'static str],
+}
+
+/// A run of a target's tests.
+struct Run {
+    arguments: Vec<&'static str>,
+    /// By the hook on system calls.
+    by_calls: bool,
 }
 
 /// Tests of the standard harness that wait more than they work: more of them at a time than
@@ -79,6 +88,16 @@ const FURTHER_TESTS: [&str; 12] = [
 /// Parts of the names of tests of what must have happened by a certain time: they run when the others
 /// have ended, one at a time.
 const TIMED_TESTS: [&str; 1] = ["_is_named_in_time"];
+
+/// Parts of the names of tests that are run a second time by the hook on system calls: there, connections are
+/// found by descriptors.
+const CALLS_TESTS: [&str; 1] = ["descriptors::"];
+
+/// Of what only the hooks on sockets see.
+const SOCKETS_TESTS: [&str; 1] = ["a_session_that_is_handed_to_another_process_stays"];
+
+/// The step of all the others.
+const CALLS: &str = "by system calls";
 
 /// How those on further versions are run: fewer at a time, for they work.
 const FURTHER_WORK: &[&str] = &["--test-threads", "2"];
@@ -207,7 +226,7 @@ impl Summary {
 /// When that is all of them, what needs no root runs beside what does: the former works, the latter
 /// mostly waits. Both compile into one target directory, so all is compiled before.
 pub fn run(options: &Options) -> Result<()> {
-    let wants = |part| options.only.is_none_or(|only| only == part) && part != Part::Versions;
+    let wants = |part| options.only.is_none_or(|only| only == part);
     let may_be_root = sh::is_root() || sh::which("sudo").is_some();
     let mut summary = Summary::new();
     if let Some(notice) = notice(sh::is_root(), sh::which("sudo").is_some(), options.only) {
@@ -235,9 +254,10 @@ pub fn run(options: &Options) -> Result<()> {
             summary_of_root(&mut summary, target.name, || target.test_as_root());
         }
         summary.leave_out(FURTHER, "they take long: cargo xtask test --only versions");
+        summary.leave_out(CALLS, "all but some take long: cargo xtask test --only calls");
     }
+    let real = target(REAL)?;
     if options.only == Some(Part::Versions) {
-        let real = target(REAL)?;
         let further = Target {
             part: Part::Versions,
             group: Group::Versions,
@@ -245,6 +265,13 @@ pub fn run(options: &Options) -> Result<()> {
             ..*real
         };
         summary_of_root(&mut summary, FURTHER, || further.test_as_root());
+    }
+    if options.only == Some(Part::Calls) {
+        let calls = Target { part: Part::Calls, ..*real };
+        summary_of_root(&mut summary, CALLS, || calls.test_as_root());
+        for name in SOCKETS_TESTS {
+            summary.leave_out(name, "only the hooks on sockets see it");
+        }
     }
     if wants(Part::Vm) {
         if env::consts::ARCH == "x86_64" {
@@ -423,26 +450,37 @@ impl Target {
         setup::ensure(self.group)?;
         let tests = self.built()?;
         let prepared = Prepared::make()?;
-        for chosen in self.chosen() {
+        for Run { arguments, by_calls } in self.runs() {
             let mut command = sh::elevated(&tests).context("needs root")?;
-            command.args(chosen).envs(prepared.as_ref().map(Prepared::environment));
+            command.args(arguments).envs(prepared.as_ref().map(Prepared::environment));
+            command.envs(by_calls.then_some((postgres::BY_CALLS, "1")));
             sh::run(command.current_dir(workspace::root().join("tracer")))?;
         }
         Ok(())
     }
 
-    /// What it is told, once for each time that it runs. Of the tests on this kernel those on further
-    /// versions are a part of their own.
-    fn chosen(&self) -> Vec<Vec<&'static str>> {
-        let with = |more: &[&'static str]| [self.arguments, more].concat();
+    /// Each time that it runs. Of the tests on this kernel those on further versions are a part of their
+    /// own.
+    fn runs(&self) -> Vec<Run> {
+        let without = |names: &[&[&'static str]]| -> Vec<&'static str> {
+            names.concat().into_iter().flat_map(|name| ["--skip", name]).collect()
+        };
+        let run = |by_calls, arguments: &[&[&'static str]]| Run {
+            arguments: arguments.concat(),
+            by_calls,
+        };
         match self.part {
-            Part::Versions => vec![with(&FURTHER_TESTS)],
-            Part::Real if self.name == REAL => {
-                let others = FURTHER_TESTS.iter().chain(&TIMED_TESTS);
-                let skipped: Vec<_> = others.flat_map(|name| ["--skip", name]).collect();
-                vec![with(&skipped), [&["--test-threads", "1"][..], &TIMED_TESTS].concat()]
+            Part::Versions => vec![run(false, &[self.arguments, &FURTHER_TESTS])],
+            Part::Calls => {
+                let skipped = without(&[&FURTHER_TESTS, &TIMED_TESTS, &SOCKETS_TESTS]);
+                vec![run(true, &[self.arguments, &skipped])]
             }
-            _ => vec![self.arguments.to_vec()],
+            Part::Real if self.name == REAL => vec![
+                run(false, &[self.arguments, &without(&[&FURTHER_TESTS, &TIMED_TESTS])]),
+                run(true, &[self.arguments, &CALLS_TESTS, &without(&[&SOCKETS_TESTS])]),
+                run(false, &[&["--test-threads", "1"], &TIMED_TESTS]),
+            ],
+            _ => vec![run(false, &[self.arguments])],
         }
     }
 

@@ -207,15 +207,17 @@ pub fn socket_frames(ctx: BtfTracePointContext) -> u32 {
 /// A TCP connection changed its state.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn on_socket_state(ctx: BtfTracePointContext) -> u32 {
-    let Some((sock, key)) = watched(&ctx) else { return 0 };
     let (before, state): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    match state {
-        SYN_SENT => {
-            // SAFETY: the verifier types the registers.
-            if unsafe { (*saved_registers()).orig_rax } == CONNECT {
-                state_go_on(&ctx, STATE_PART_CONNECT);
-            }
+    if state == SYN_SENT {
+        // Whatever the peer's port is: what the process asked for counts, and something may rewrite it.
+        // SAFETY: the verifier types the registers.
+        if unsafe { (*saved_registers()).orig_rax } == CONNECT {
+            state_go_on(&ctx, STATE_PART_CONNECT);
         }
+        return 0;
+    }
+    let Some((sock, key)) = watched(&ctx) else { return 0 };
+    match state {
         ESTABLISHED if before == SYN_SENT => {
             // SAFETY: as in `watched`.
             on_established(key, unsafe { (*sock).num });

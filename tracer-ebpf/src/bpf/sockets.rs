@@ -192,11 +192,6 @@ pub fn on_connect(
         // Address selection connects datagram sockets to learn a route (RFC 6724).
         return false;
     }
-    if begun.is_some_and(|sock| sock as u64 != socket.sock) {
-        // Multipath TCP: what the process has is above this one, and its states are its own.
-        emit(Record { kind: CONNECT, tgid, at: now(), ..Record::default() }, true);
-        return false;
-    }
     if let Some(id) = tracked(tgid, fd)
         && let Some(conn) = conn_of(id)
     {
@@ -227,7 +222,16 @@ pub fn on_connect(
         return false;
     };
     let at = now();
-    let sock = begun.map_or(0, |sock| key_of(sock, config));
+    // SAFETY: the trusted argument of a tracepoint, which begins like this.
+    let followed = |sock: &*const SockHead| unsafe {
+        *sock as u64 == socket.sock && is_watched_port(config, u16::from_be((**sock).dport))
+    };
+    let sock = begun.filter(followed).map_or(0, |sock| key_of(sock, config));
+    if begun.is_some() && sock == 0 {
+        // Multipath TCP, where the process has a socket above this one, or something rewrote the port: the
+        // hooks on sockets would not know it again.
+        emit(Record { kind: CONNECT, tgid, at, ..Record::default() }, true);
+    }
     // SAFETY: a live map value, owned by this program since the pop.
     let id = unsafe {
         let epoch = (*conn).epoch.wrapping_add(1) | u32::from((*conn).epoch == u32::MAX);

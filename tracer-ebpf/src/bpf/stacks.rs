@@ -71,20 +71,20 @@ pub fn keep() -> bool {
     let Some(slot) = slot else { return false };
     // A gap is left out of a stack that stands alone; the others' slots are ended with their frames.
     macro_rules! copy {
-        ($stacks:ident, $chunks:literal, $gap:literal, $most:expr) => {
+        ($stacks:ident, $chunks:literal, $gap:literal, $most:expr, $node:expr) => {
             if let Some(slot) = $stacks.get_ptr_mut(slot.index) {
                 // SAFETY: live map values, whose fields are plain bytes.
                 unsafe {
                     let (header, bytes) =
                         (&raw mut (*slot).header, (&raw mut (*slot).bytes).cast());
                     let before = begin(header, &site);
-                    let most = if $gap {
-                        $most
-                    } else {
+                    let most = if $node {
                         let frames = if is_fresh { 0 } else { before };
                         let (known, most) = node::take_over(header, &site, frames, $most);
                         (*call).known = known;
                         most
+                    } else {
+                        $most
                     };
                     // Before the stack, which takes the place of what it reads.
                     let end = if goid != 0 { goroutine(header, bytes, &site, goid) } else { 0 };
@@ -98,14 +98,14 @@ pub fn keep() -> bool {
         };
     }
     match slot.class {
-        0 => copy!(STACKS_0, 1, true, STACK_BYTES[0]),
-        1 => copy!(STACKS_1, 4, true, STACK_BYTES[1]),
-        2 => copy!(STACKS_2, 12, true, STACK_BYTES[2]),
+        0 => copy!(STACKS_0, 1, true, STACK_BYTES[0], false),
+        1 => copy!(STACKS_1, 4, true, STACK_BYTES[1], false),
+        2 => copy!(STACKS_2, 12, true, STACK_BYTES[2], false),
         _ => {
-            let runtime = runtime_of(site.pid_tgid);
+            let is_node = runtime_of(site.pid_tgid) == runtime::NODE;
             // The others' frames are not on the stack.
-            let chunks = if runtime == runtime::NODE { 2 } else { 1 };
-            copy!(STACKS_3, 2, false, chunks * CHUNK_BYTES);
+            let chunks = if is_node { 2 } else { 1 };
+            copy!(STACKS_3, 2, false, chunks * CHUNK_BYTES, is_node);
             // SAFETY: a live per-CPU map value of this run alone.
             unsafe { (*call).rounds = 0 };
             return true;

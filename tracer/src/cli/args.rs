@@ -113,6 +113,9 @@ pub struct CaptureArgs {
     /// Keep less than usual, to try what is said of losses (repeatable).
     #[arg(long, value_name = "NAME=NUMBER", hide = true)]
     pub bound: Vec<Bound>,
+    /// Watch system calls, as if the kernel had no hooks on sockets: to try what is done without them.
+    #[arg(long, hide = true)]
+    pub by_calls: bool,
     #[command(flatten)]
     pub output: OutputArgs,
 }

@@ -58,7 +58,10 @@ pub fn run(args: &CaptureArgs, verbose: u8) -> anyhow::Result<u8> {
         }
         return Ok(EXIT_FAILED);
     }
-    let offsets = facts.offsets.clone().map_err(|error| anyhow!(error))?;
+    let mut offsets = facts.offsets.clone().map_err(|error| anyhow!(error))?;
+    if args.by_calls {
+        offsets.socket_hooks = 0;
+    }
     let threshold = u64::try_from(args.threshold.as_nanos())?;
     let options = Options {
         ports: args.ports().map_err(|error| anyhow!(error))?,

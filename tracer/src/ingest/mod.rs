@@ -8,6 +8,7 @@
 pub mod decode;
 mod descriptors;
 mod existing;
+mod verify;
 mod waits;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -632,51 +633,6 @@ impl Ingest {
         let known: Vec<Known> = sockets.iter().map(|(_, known)| *known).collect();
         let found = recheck(proc, &known);
         (sockets, found)
-    }
-
-    /// Checks that the descriptors of these connections still refer to them, and emits what was missed.
-    /// Heals what a lost record left behind, and what the hooks on sockets do not see.
-    pub fn verify(
-        &mut self,
-        conns: &[ConnId],
-        proc: &ProcFs,
-        at: MonoNanos,
-        events: &mut Vec<Event>,
-    ) {
-        for id in conns {
-            let Some(live) = self.live.get(&id.0) else { continue };
-            let inode = live.inode;
-            for (pid, fd) in self.fds.holders(id.0) {
-                if proc.fd_is_socket(Pid(pid), Fd(fd), inode) {
-                    continue;
-                }
-                for (other, _) in
-                    proc.socket_fds(Pid(pid)).into_iter().filter(|(_, open)| *open == inode)
-                {
-                    self.duplicate(pid, other.0, id.0, at, events);
-                }
-                self.kernel.remove_fd(fd_key(pid, fd), id.0);
-                self.close(pid, fd, at, events);
-            }
-        }
-    }
-
-    /// The same of all connections.
-    pub fn verify_all(&mut self, proc: &ProcFs, at: MonoNanos, events: &mut Vec<Event>) {
-        let all: Vec<ConnId> = self.live.keys().map(|id| ConnId(*id)).collect();
-        self.verify(&all, proc, at, events);
-    }
-
-    /// The connection has another descriptor, which was not seen to become one.
-    fn duplicate(&mut self, pid: u32, fd: i32, id: u64, at: MonoNanos, events: &mut Vec<Event>) {
-        if self.fds.get(pid, fd) == Some(id) {
-            return;
-        }
-        self.kernel.set_fd(fd_key(pid, fd), id);
-        if let Some(removed) = self.fds.insert(pid, fd, id) {
-            self.closed(removed, at, events);
-        }
-        events.push(Event::Duplicate { at, conn: ConnId(id), pid: Pid(pid), fd: Fd(fd) });
     }
 }
 

@@ -84,6 +84,16 @@ fn a_cancel_request_is_no_session() {
 }
 
 #[test]
+fn sessions_over_multipath_tcp_are_followed_from_the_first_on() {
+    open_after(&["multipath 3"], 3);
+}
+
+#[test]
+fn a_session_that_is_handed_to_another_process_stays() {
+    open_after(&["hold 2", "hand_on"], 3);
+}
+
+#[test]
 fn close_range_closes_all_of_them() {
     open_after(&["hold 7", "close_range", "hold 3"], 3);
 }

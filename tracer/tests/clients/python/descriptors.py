@@ -222,6 +222,37 @@ def cancel():
     os.close(fd)
 
 
+def multipath(count):
+    """Sessions over multipath TCP, whose socket is not the one that TCP's states are those of."""
+    for _ in range(int(count)):
+        connected = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
+        connected.connect((HOST, PORT))
+        fd = connected.detach()
+        startup(fd)
+        query(fd, "begin")
+        query(fd, "select 1")
+        kept.append(fd)
+
+
+def hand_on():
+    """A session's descriptor is handed to a child over a Unix socket; ours is closed."""
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        ours.close()
+        socket.recv_fds(theirs, 1, 1)
+        theirs.sendall(b"x")
+        signal.pause()
+        os._exit(0)
+    children.append(child)
+    theirs.close()
+    fd, _ = open_session()
+    socket.send_fds(ours, [b"x"], [fd])
+    ours.recv(1)
+    os.close(fd)
+    ours.close()
+
+
 def hold(count):
     """`count` sessions idle in a transaction."""
     for _ in range(int(count)):
@@ -259,6 +290,8 @@ COMMANDS = {
         nonblocking,
         refused,
         cancel,
+        multipath,
+        hand_on,
         hold,
         close_all,
         close_range,
