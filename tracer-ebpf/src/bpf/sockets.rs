@@ -222,15 +222,17 @@ pub fn on_connect(
         return false;
     };
     let at = now();
-    // SAFETY: the trusted argument of a tracepoint, which begins like this.
-    let followed = |sock: &*const SockHead| unsafe {
-        *sock as u64 == socket.sock && is_watched_port(config, u16::from_be((**sock).dport))
-    };
-    let sock = begun.filter(followed).map_or(0, |sock| key_of(sock, config));
-    if begun.is_some() && sock == 0 {
-        // Multipath TCP, where the process has a socket above this one, or something rewrote the port: the
-        // hooks on sockets would not know it again.
-        emit(Record { kind: CONNECT, tgid, at, ..Record::default() }, true);
+    let mut sock = 0;
+    if let Some(begun) = begun {
+        // SAFETY: the trusted argument of a tracepoint, which begins like this.
+        let port = u16::from_be(unsafe { (*begun).dport });
+        if port != 0 && !is_watched_port(config, port) {
+            // Something rewrote what the process asked for: the hooks on sockets would not know it again.
+            emit(Record { kind: CONNECT, tgid, at, ..Record::default() }, true);
+        } else if begun as u64 == socket.sock {
+            sock = key_of(begun, config);
+        }
+        // Else that of multipath TCP below the process's socket, which gets its port later.
     }
     // SAFETY: a live map value, owned by this program since the pop.
     let id = unsafe {
@@ -379,7 +381,10 @@ pub fn adopted(sock: *const SockHead, tgid: u32, fd: u32) -> Option<u64> {
         return None;
     }
     let key = key_of(sock, config);
-    unsafe { (*conn).sock = key };
+    unsafe {
+        (*conn).sock = key;
+        (*conn).local_port = socket.local_port;
+    }
     track_key(key, id);
     Some(id)
 }

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Instant;
 
+use xtask::clients;
 use xtask::postgres::{self, Config};
 
 use crate::FOUND;
@@ -161,4 +163,30 @@ fn over_tcp_the_end_of_a_connection_is_seen_when_it_comes() {
     let expected: Vec<&str> =
         expected.into_iter().flat_map(|(kind, count)| vec![kind; count]).collect();
     assert_eq!(kinds.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn where_ports_are_rewritten_system_calls_are_watched_instead() {
+    let server = server_with(&Config::default());
+    let port = postgres::free_port().expect("a port");
+    let tracer = capture(port, &[]);
+    assert_by_sockets(&tracer);
+    let inner = Kind::Descriptors.command();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "python3"]).arg(clients::sources().join("python/rewriting.py"));
+    command.args([port.to_string(), server.port().to_string()]);
+    command.arg(inner.get_program()).args(inner.get_args());
+    let mut client =
+        Client::spawn(command.envs(server.environment()).env("PGPORT", port.to_string()));
+    // The first one leads to the others.
+    client.run("hold 1");
+    client.run("close_all");
+    until_it_watches(&tracer);
+    client.run("hold 3");
+    let output = tracer.finish_after_silence();
+    let report = output.report();
+    let found = report.with_verdict("idle in transaction");
+    let counted: u64 = found.iter().map(|finding| finding.count()).sum();
+    assert_eq!(counted, 3, "{:#}", report.0);
+    assert_eq!(report.connections_of(client.pid()).len(), 3, "{:#}", report.0);
 }
