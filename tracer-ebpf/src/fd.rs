@@ -1,5 +1,5 @@
-//! Descriptors of the host's processes: their key, and their place in the table before the map of those
-//! that refer to connections.
+//! Descriptors of the host's processes, and sockets: their keys, and their place in the table before the map
+//! of those that refer to connections.
 //!
 //! May import [`limits`](crate::limits). A look into a map of keys costs a seventh of all that is done for a
 //! send, a look into an array next to nothing. So the connection of each key is also at the place that the

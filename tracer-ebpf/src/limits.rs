@@ -11,7 +11,8 @@ pub const MAX_CONNECTIONS: u32 = 16_384;
 pub const OPENS_PER_WAKE: u32 = 512;
 const _: () = assert!(OPENS_PER_WAKE.is_power_of_two());
 
-/// Descriptors (process, fd) that refer to tracked connections. When full, the insert is counted
+/// Descriptors (process, fd) that refer to tracked connections, and with them the sockets of those that the
+/// hooks on sockets follow. When full, the insert is counted
 /// as [`DescriptorMapFull`](crate::drops::DropReason::DescriptorMapFull).
 pub const MAX_DESCRIPTORS: u32 = 32_768;
 

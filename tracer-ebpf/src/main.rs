@@ -1,13 +1,15 @@
 //! The eBPF object: the kernel side of connleak.
 //!
-//! One program sees every system call at its exit, where the saved user registers still hold the
-//! arguments, and one stands by in its place while there is nothing to watch; three follow
+//! Three programs see what moves over sockets and how TCP connections come and go; on kernels without such
+//! hooks, and for what these do not see, one sees every system call at its exit. In both, the saved user
+//! registers still hold the call's arguments. One stands by while there is nothing to watch; three follow
 //! processes; a numbered set is attached to pool functions. Everything is
 //! read-only towards the traced processes, bounded (see [`tracer_ebpf::limits`]) and counts what
 //! it cannot keep.
 //!
 //! Hooks are typed tracepoints (`tp_btf`, kernel 5.5) and uprobes only, so kernels without ftrace
-//! or kprobes work. Nothing here needs a helper newer than kernel 5.8 (ring buffer).
+//! or kprobes work. Nothing needs a helper newer than kernel 5.8 (ring buffer), but for the hooks on
+//! sockets, which ask for the saved registers (5.15).
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "kernel memory, user memory and map values are reached by pointer")]

@@ -2,9 +2,10 @@
 //! connection has changed its state.
 //!
 //! May import nothing. They cost nothing to what a process does besides, where the hook on system calls
-//! slows all of them down. But they see no descriptors, no Unix sockets' opening and closing, and no
-//! receive of no bytes, which a process [marks](crate::mark) a checkout with; so the hook on system calls
-//! takes their place where one of these is needed.
+//! slows all of them down. But they see no descriptors, no Unix sockets' opening and closing, no peer's
+//! port as the process asked for it where something rewrote it, and no receive of no bytes, which a process
+//! [marks](crate::mark) a checkout with; so the hook on system calls takes their place where one of these is
+//! needed.
 
 /// Tracepoints of the sends and the receives of any socket: the socket, the result, and of a receive the
 /// flags (Linux 6.3, `include/trace/events/sock.h`).

@@ -44,6 +44,8 @@ struct Doctor<'a> {
     missing_capabilities: Vec<&'static str>,
     btf: bool,
     uprobes: bool,
+    /// Else the exits of all system calls are watched.
+    socket_hooks: bool,
     lockdown: &'static str,
     initial_pid_namespace: bool,
     /// `null` is no limit.
@@ -83,6 +85,7 @@ impl<'a> Doctor<'a> {
             missing_capabilities: with(false),
             btf: facts.offsets.is_ok(),
             uprobes: facts.uprobes,
+            socket_hooks: facts.offsets.as_ref().is_ok_and(|offsets| offsets.socket_hooks != 0),
             lockdown: match facts.lockdown {
                 Lockdown::None => "none",
                 Lockdown::Integrity => "integrity",
@@ -130,6 +133,12 @@ fn text(facts: &Facts, doctor: &Doctor, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "kernel         {} {}, {} CPUs", doctor.kernel, doctor.arch, doctor.cpus)?;
     writeln!(out, "BTF            {}", yes(doctor.btf))?;
     writeln!(out, "uprobes        {}", yes(doctor.uprobes))?;
+    let sockets = if doctor.socket_hooks {
+        "yes"
+    } else {
+        "no (since Linux 6.3): the exits of all system calls are watched, some 100 ns each"
+    };
+    writeln!(out, "socket hooks   {sockets}")?;
     writeln!(out, "root           {}", yes(doctor.root))?;
     writeln!(out, "capabilities   {}", or_none(&doctor.capabilities.join(", ")))?;
     writeln!(out, "missing        {}", or_none(&doctor.missing_capabilities.join(", ")))?;
@@ -166,6 +175,7 @@ fn list(out: &mut dyn Write, title: &str, sentences: &[String]) -> io::Result<()
 mod tests {
     use expect_test::{Expect, expect};
     use rustix::thread::CapabilitySet;
+    use tracer_ebpf::config::Offsets;
 
     use super::{Format, HookStatus, render};
     use crate::host::facts::{Facts, tests::good};
@@ -199,6 +209,7 @@ mod tests {
             kernel         6.18.0 x86_64, 2 CPUs
             BTF            yes
             uprobes        yes
+            socket hooks   yes
             root           yes
             capabilities   CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN, CAP_SYS_RESOURCE
             missing        none
@@ -223,6 +234,7 @@ mod tests {
         let mut facts = good();
         facts.effective.remove(CapabilitySet::SYS_RESOURCE | CapabilitySet::SYS_PTRACE);
         facts.memlock = None;
+        facts.offsets = facts.offsets.map(|offsets| Offsets { socket_hooks: 0, ..offsets });
         check(
             &facts,
             &hooks(),
@@ -231,6 +243,7 @@ mod tests {
             kernel         6.18.0 x86_64, 2 CPUs
             BTF            yes
             uprobes        yes
+            socket hooks   no (since Linux 6.3): the exits of all system calls are watched, some 100 ns each
             root           yes
             capabilities   CAP_BPF, CAP_PERFMON, CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN
             missing        CAP_SYS_PTRACE, CAP_SYS_RESOURCE
@@ -281,6 +294,7 @@ mod tests {
               ],
               "btf": true,
               "uprobes": true,
+              "socket_hooks": true,
               "lockdown": "none",
               "initial_pid_namespace": true,
               "memlock_bytes": 8388608,

@@ -234,7 +234,7 @@ pub(super) mod tests {
             cpus: 2,
             root: true,
             effective: CapabilitySet::all(),
-            offsets: Ok(Offsets { ri_known: 1, ..Offsets::default() }),
+            offsets: Ok(Offsets { ri_known: 1, socket_hooks: 1, ..Offsets::default() }),
             uprobes: true,
             lockdown: Lockdown::None,
             initial_pid_namespace: true,

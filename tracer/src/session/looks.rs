@@ -40,6 +40,9 @@ impl Session {
         // program is probed: a checkout is joined with a connection that is known already.
         let mut late = BTreeSet::new();
         for notice in &notices {
+            if matches!(notice, Notice::Exec(_)) {
+                self.started = self.ticks;
+            }
             if let Notice::Exec(pid) = *notice
                 && self.targets.matches(&self.proc, pid)
             {

@@ -109,6 +109,8 @@ pub struct Session {
     by_socket: bool,
     /// A process was seen that the hooks on sockets do not suffice for.
     calls_needed: bool,
+    /// The tick after which no program was started.
+    started: u32,
     /// Checks in a row that found nothing to watch.
     idle_checks: u32,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
@@ -172,6 +174,7 @@ impl Session {
             watching: Watching::Nothing,
             by_socket,
             calls_needed: false,
+            started: 0,
             idle_checks: 0,
             log,
         };

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{Session, SessionError, Sink};
+use super::{Session, SessionError, Sink, TICKS_PER_CHECK};
 use crate::{
     host::{clock, sockets},
     ingest::Notice,
@@ -123,7 +123,12 @@ impl Session {
     pub(super) fn look_for_more(&mut self, sink: &mut dyn Sink) -> Result<(), SessionError> {
         let more = match self.watching {
             Watching::Calls => false,
-            Watching::Sockets => self.need_calls(),
+            // A socket to listen on is mostly that of a program that has just been started.
+            Watching::Sockets => {
+                let may_be_new = self.ticks - self.started <= TICKS_PER_CHECK
+                    || self.ticks.is_multiple_of(TICKS_PER_CHECK);
+                may_be_new && self.need_calls()
+            }
             Watching::Nothing => self.targets.everything() && self.is_something_to_watch(),
         };
         if more { self.wake_up(sink) } else { Ok(()) }
