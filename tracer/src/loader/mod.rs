@@ -107,7 +107,7 @@ static HOOKS: [Hook; 8] = [
         .parts("PARTS", &parts::PARTS),
 ];
 
-/// Those of [`HOOKS`] that this kernel has use for, by whether it has the hooks on sockets.
+/// Those of the hooks that this kernel has use for, by whether it has the hooks on sockets.
 pub fn hooks(by_socket: bool) -> impl Iterator<Item = &'static Hook> {
     let unused = if by_socket { Watching::Nothing } else { Watching::Sockets };
     HOOKS.iter().filter(move |hook| hook.when != Some(unused))

@@ -28,6 +28,8 @@ pub(super) struct Sample {
     /// Connections open, and of these out or just handed over.
     pub(super) open: u64,
     pub(super) out: u64,
+    /// Checkouts so far of those open.
+    pub(super) taken: u64,
     /// Waits that had ended with a connection, and the time of all that had ended.
     pub(super) served: u64,
     pub(super) nanos: u64,
@@ -95,7 +97,7 @@ pub(super) fn sample(
     let mut pools = std::mem::take(&mut process.waits);
     for waits in &mut pools {
         let alive = process.alive.iter().filter_map(|id| connections.get(id));
-        let (mut open, mut held, mut out, mut connecting) = (0, 0, 0, 0);
+        let (mut open, mut held, mut out, mut taken, mut connecting) = (0, 0, 0, 0_u64, 0);
         for conn in alive {
             connecting += u64::from(conn.phase() == WirePhase::Connecting);
             let Some(checkout) = conn.pool_checkout() else { continue };
@@ -104,12 +106,13 @@ pub(super) fn sample(
             }
             let between = |at: MonoNanos| now.since(at) < HANDOVER;
             open += 1;
+            taken = taken.saturating_add(checkout.count);
             held += u64::from(checkout.held);
             out += u64::from(checkout.held || checkout.released_at.is_some_and(between));
         }
         let PoolWaits { waiting, served, nanos, .. } = waits.told;
         let waiting = waiting.saturating_sub(connecting);
-        let sample = Sample { at: now, waiting, open, out, served, nanos };
+        let sample = Sample { at: now, waiting, open, out, taken, served, nanos };
         waits.sample(threshold.max(MIN_WINDOW), sample, held);
     }
     process.waits = pools;

@@ -46,6 +46,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("leak_with_waiters", leak_with_waiters),
     ("leak_in_a_small_pool", leak_in_a_small_pool),
     ("leak_beside_a_small_pool", leak_beside_a_small_pool),
+    ("pool_too_small_out_of_turn", pool_too_small_out_of_turn),
     ("long_query_with_waiters", long_query_with_waiters),
     ("leak_before_a_small_pool", leak_before_a_small_pool),
     ("hostile_names", hostile_names),
@@ -95,6 +96,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("healthy_waits", healthy_waits),
     ("healthy_server_full", healthy_server_full),
     ("healthy_waits_undecided", healthy_waits_undecided),
+    ("healthy_waits_for_jobs", healthy_waits_for_jobs),
 ];
 
 fn node(scene: &mut Scene) {
@@ -1021,6 +1023,36 @@ pub fn pool(pool: &Pool) -> Vec<Event> {
 /// Seven callers for two connections, of which each is given back.
 fn pool_too_small() -> Vec<Event> {
     pool(&Pool { end: 40_000, ..Pool::default() })
+}
+
+/// The same in a pool that does not serve in turn: who gives back takes again before those that wait.
+fn pool_too_small_out_of_turn() -> Vec<Event> {
+    let mut events = pool_too_small();
+    for event in &mut events {
+        if let Event::Waits { waits, .. } = event {
+            (waits.served, waits.nanos, waits.longest) = (0, 0, 0);
+        }
+    }
+    events
+}
+
+/// Callers wait while two jobs work with the only connections, one statement after the other, and
+/// give none back: it does not change hands, and whether it should nobody knows.
+fn healthy_waits_for_jobs() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, GO, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    let mut conns: Vec<_> = (0..2).map(|n| scene.open(1_000 + n * 40, GO)).collect();
+    for (n, conn) in conns.iter_mut().enumerate() {
+        scene.acquire_from(1_100 + n as u64 * 40, conn, "database/sql", 1);
+    }
+    for at in (2_000..=45_000).step_by(1_000) {
+        for (n, conn) in conns.iter_mut().enumerate() {
+            scene.query(at - 900 + n as u64 * 40, conn, "UPDATE stock SET left = $1 WHERE id = $2");
+        }
+        scene.waits(at, GO, ("database/sql", 1), &[1_500, 1_800, 1_900], (0, 0));
+        scene.tick(at);
+    }
+    scene.sorted()
 }
 
 /// All three connections leak, and everybody waits.

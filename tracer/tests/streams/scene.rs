@@ -312,13 +312,13 @@ impl Scene {
         }
     }
 
-    /// Callers wait since these times, and so many waits of this many milliseconds have ended.
     /// How many connections a pool may have, by name and instance.
     pub fn pool_size(&mut self, at: u64, pid: u32, pool: (&str, u32), max_open: Option<u32>) {
         let (pool, instance) = (pool.0.to_owned(), pool.1);
         self.events.push(Event::PoolSize { at: ms(at), pid: Pid(pid), pool, instance, max_open });
     }
 
+    /// Callers wait since these times, and so many waits of this many milliseconds have ended.
     pub fn waits(&mut self, at: u64, pid: u32, pool: (&str, u32), since: &[u64], over: (u64, u64)) {
         let (served, each) = over;
         let waits = PoolWaits {

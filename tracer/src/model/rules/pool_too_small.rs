@@ -37,6 +37,8 @@ struct Load {
     size: u64,
     /// Callers that waited, on average.
     waiting: f64,
+    /// Checkouts.
+    taken: u64,
     /// Waits that ended with a connection, and their mean in nanoseconds.
     served: u64,
     mean: u64,
@@ -54,16 +56,19 @@ impl Load {
         let sum = samples.iter().fold(0_u64, |sum, sample| sum.saturating_add(sample.waiting));
         let waiting = sum as f64 / samples.len() as f64;
         let since = |of: fn(&Sample) -> u64| of(last).saturating_sub(of(first));
+        let taken = since(|sample| sample.taken);
         let served = since(|sample| sample.served);
         let is_sustained = over >= settings.threshold / 2 && waited().count() * 2 >= samples.len();
         let is_exhausted = all_out * 2 >= waited().count();
         let counts = size > 0 && waiting >= size as f64 * WAITING_PER_CONNECTION;
-        // On average, each connection went to another caller.
-        let moves = served >= size;
+        // On average, each connection was taken anew. By whom does not count: in a pool that does not
+        // serve in turn, who gives back may take again before any of those that wait.
+        let moves = taken >= size;
         (is_sustained && is_exhausted && counts && moves).then(|| Self {
             over,
             size,
             waiting,
+            taken,
             served,
             mean: since(|sample| sample.nanos) / served.max(1),
         })
@@ -174,13 +179,17 @@ fn evidence(settings: Settings, load: &Load, totals: &WaitTotals, long: usize) -
     };
     let mut evidence = vec![
         format!(
-            "{all} out, and over the last {} there were {:.1} callers waiting on average: {} a \
-             connection after {}{}.",
+            "{all} out, and over the last {} there were {:.1} callers waiting on average: of {}, {}.",
             duration(load.over),
             load.waiting,
-            count(load.served as usize, "caller got", "callers got"),
-            duration(load.mean),
-            if load.served == 1 { "" } else { " on average" },
+            count(load.taken as usize, "checkout", "checkouts"),
+            match load.served {
+                0 => "none came after a wait, so whoever gives one back takes it again before \
+                 those that wait"
+                    .to_owned(),
+                1 => format!("1 came after a wait of {}", duration(load.mean)),
+                n => format!("{n} came after a wait of {} on average", duration(load.mean)),
+            },
         ),
         format!(
             "None of them was out and silent for more than half of the threshold of {}: they keep \
