@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
+use object::build::elf;
+use object::elf::SHT_STRTAB;
 use xtask::{sh, workspace};
 
 use crate::setup::{self, Group};
@@ -63,7 +65,30 @@ pub fn object() -> Result<()> {
         Compiler::Distribution => command.env("RUSTC_BOOTSTRAP", "aya_ebpf"),
     };
     sh::run(&mut command)?;
-    replace_if_changed(&target.join(TARGET).join("release/connleak-bpf"), &workspace::bpf_object())
+    let built = target.join(TARGET).join("release/connleak-bpf");
+    let built = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    let object = without_debug_sections(&built).context("taking debug information out")?;
+    replace_if_changed(&object, &workspace::bpf_object())
+}
+
+/// The object without what the kernel has no use for: three quarters of it, which the loader would read
+/// through in memory. BTF is made from debug information, so it cannot be left out before.
+fn without_debug_sections(object: &[u8]) -> Result<Vec<u8>> {
+    let mut builder = elf::Builder::read(object)?;
+    for section in &mut builder.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    builder.delete_orphans();
+    // LLVM keeps the names of sections and symbols in one table, the writer in two.
+    let names = builder.sections.add();
+    names.name = b".shstrtab".as_slice().into();
+    names.sh_type = SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = elf::SectionData::SectionString;
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 fn rustflags() -> [String; 4] {
@@ -78,8 +103,7 @@ fn rustflags() -> [String; 4] {
     ]
 }
 
-fn replace_if_changed(from: &Path, to: &Path) -> Result<()> {
-    let new = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
+fn replace_if_changed(new: &[u8], to: &Path) -> Result<()> {
     if fs::read(to).is_ok_and(|old| old == new) {
         return Ok(());
     }
