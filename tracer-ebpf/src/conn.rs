@@ -102,7 +102,8 @@ pub struct Conn {
     pub goid: u32,
     /// Thread that the last stack was of, and where its own stack ends; zero when that is not known.
     pub stack_tid: u32,
-    pub _pad2: u32,
+    /// For the next stacks, as [`Process::runtime`](crate::config::Process::runtime).
+    pub runtime: u32,
     pub stack_end: u64,
     /// Its key as a socket (see [`sock_key`](crate::fd::sock_key)); zero until a hook on sockets saw it.
     pub sock: u64,

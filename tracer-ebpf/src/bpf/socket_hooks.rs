@@ -56,6 +56,7 @@ impl<'a> Moved<'a> {
 
 impl Hook for Moved<'_> {
     const EACH_MESSAGE: bool = true;
+    const NEAR_STACK: bool = true;
 
     #[inline(always)]
     fn regs(&self) -> *const pt_regs {

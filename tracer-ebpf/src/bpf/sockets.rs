@@ -260,6 +260,7 @@ pub fn on_connect(
         (*conn).stacks = [0; KINDS];
         (*conn).stack_class = process.stack_class;
         (*conn).goid = process.goid;
+        (*conn).runtime = process.runtime;
         (*conn).stack_tid = 0;
         (*conn).sock = sock;
         (*conn).wire = Wire::default();

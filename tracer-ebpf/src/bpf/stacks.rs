@@ -5,7 +5,10 @@
 
 use aya_ebpf::{
     helpers::bpf_get_current_pid_tgid,
-    helpers::generated::{bpf_get_current_task, bpf_probe_read_user, bpf_probe_read_user_str},
+    helpers::generated::{
+        bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_user,
+        bpf_probe_read_user_str,
+    },
 };
 use tracer_ebpf::{
     config::Offsets,
@@ -23,7 +26,7 @@ use tracer_ebpf::{
 use super::{
     count::count,
     maps::{
-        CONFIG, Call, FREE_STACKS_0, FREE_STACKS_1, FREE_STACKS_2, FREE_STACKS_3, PROCS, STACKS_0,
+        CONFIG, Call, FREE_STACKS_0, FREE_STACKS_1, FREE_STACKS_2, FREE_STACKS_3, STACKS_0,
         STACKS_1, STACKS_2, STACKS_3, Site, call_of,
     },
     memory::kernel,
@@ -52,8 +55,8 @@ fn asked() -> Option<(*mut Conn, usize, Site, *mut Call)> {
 pub fn keep() -> bool {
     let Some((conn, kind, site, call)) = asked() else { return false };
     // SAFETY: `conn` is a live map value, and `kind` below `KINDS`.
-    let (packed, class, goid) =
-        unsafe { ((*conn).stacks[kind], (*conn).stack_class, (*conn).goid) };
+    let (packed, class, goid, of) =
+        unsafe { ((*conn).stacks[kind], (*conn).stack_class, (*conn).goid, (*conn).runtime) };
     let mut slot = SlotRef::unpack(packed);
     let is_fresh = slot.is_none_or(|slot| slot.class < class);
     if is_fresh {
@@ -69,16 +72,16 @@ pub fn keep() -> bool {
         slot = Some(fresh);
     }
     let Some(slot) = slot else { return false };
-    // A gap is left out of a stack that stands alone; the others' slots are ended with their frames.
+    // A stack that stands alone is ended here, those with frames when these are copied.
     macro_rules! copy {
-        ($stacks:ident, $chunks:literal, $gap:literal, $most:expr, $node:expr) => {
+        ($stacks:ident, $chunks:literal, $alone:literal, $most:expr) => {
             if let Some(slot) = $stacks.get_ptr_mut(slot.index) {
                 // SAFETY: live map values, whose fields are plain bytes.
                 unsafe {
                     let (header, bytes) =
                         (&raw mut (*slot).header, (&raw mut (*slot).bytes).cast());
                     let before = begin(header, &site);
-                    let most = if $node {
+                    let most = if !$alone && of == runtime::NODE {
                         let frames = if is_fresh { 0 } else { before };
                         let (known, most) = node::take_over(header, &site, frames, $most);
                         (*call).known = known;
@@ -89,8 +92,9 @@ pub fn keep() -> bool {
                     // Before the stack, which takes the place of what it reads.
                     let end = if goid != 0 { goroutine(header, bytes, &site, goid) } else { 0 };
                     let end = if end != 0 { end } else { end_of_stack(conn, &site) };
-                    chunks::<$chunks, $gap>(header, bytes, &site, end, most);
-                    if $gap {
+                    let has_gap = $alone && of == runtime::BUFFERED_JAVA;
+                    chunks::<$chunks>(header, bytes, &site, end, most, has_gap);
+                    if $alone {
                         self::end(header);
                     }
                 }
@@ -98,20 +102,56 @@ pub fn keep() -> bool {
         };
     }
     match slot.class {
-        0 => copy!(STACKS_0, 1, true, STACK_BYTES[0], false),
-        1 => copy!(STACKS_1, 4, true, STACK_BYTES[1], false),
-        2 => copy!(STACKS_2, 12, true, STACK_BYTES[2], false),
+        0 => copy!(STACKS_0, 1, true, STACK_BYTES[0]),
+        1 => copy!(STACKS_1, 4, true, STACK_BYTES[1]),
+        2 => copy!(STACKS_2, 12, true, STACK_BYTES[2]),
         _ => {
-            let is_node = runtime_of(site.pid_tgid) == runtime::NODE;
             // The others' frames are not on the stack.
-            let chunks = if is_node { 2 } else { 1 };
-            copy!(STACKS_3, 2, false, chunks * CHUNK_BYTES, is_node);
+            let chunks = if of == runtime::NODE { 2 } else { 1 };
+            copy!(STACKS_3, 2, false, chunks * CHUNK_BYTES);
             // SAFETY: a live per-CPU map value of this run alone.
             unsafe { (*call).rounds = 0 };
             return true;
         }
     }
     false
+}
+
+/// Keeps a stack in the slot that the connection's last one of this kind is in, where nothing more is to do
+/// than that; false where [`keep`] is to see to it. Without a program of its own, as it is what the sends of
+/// a busy connection mostly come to.
+#[inline(always)]
+pub fn keep_again(conn: *mut Conn, kind: usize, site: &Site) -> bool {
+    // SAFETY: `conn` is a live map value, and `kind` is masked.
+    let (packed, class, goid, of) = unsafe {
+        let packed = (*conn).stacks[kind & (KINDS - 1)];
+        (packed, (*conn).stack_class, (*conn).goid, (*conn).runtime)
+    };
+    let Some(slot) = SlotRef::unpack(packed) else { return false };
+    if slot.class != class || goid != 0 || of != runtime::NONE {
+        return false;
+    }
+    macro_rules! copy {
+        ($stacks:ident, $chunks:literal, $most:expr) => {{
+            let Some(slot) = $stacks.get_ptr_mut(slot.index) else { return false };
+            // SAFETY: live map values, whose fields are plain bytes.
+            unsafe {
+                let (header, bytes) = (&raw mut (*slot).header, (&raw mut (*slot).bytes).cast());
+                begin(header, site);
+                if !at_once::<$chunks>(header, bytes, site, end_of_stack(conn, site), $most) {
+                    // It is begun again.
+                    return false;
+                }
+                end(header);
+            }
+            true
+        }};
+    }
+    match class {
+        0 => copy!(STACKS_0, 1, STACK_BYTES[0]),
+        1 => copy!(STACKS_1, 4, STACK_BYTES[1]),
+        _ => false,
+    }
 }
 
 /// Copies the frames of the process's runtime behind the stack that was kept before; true where this is
@@ -134,7 +174,7 @@ pub fn keep_frames() -> bool {
         }
         let bytes: *mut u8 = (&raw mut (*slot).bytes).cast();
         let frames = bytes.add(STACK_BYTES[RUNTIME_CLASS as usize] as usize);
-        let ended = match runtime_of(site.pid_tgid) {
+        let ended = match (*conn).runtime {
             runtime::NODE => node::copy(header, bytes, frames, &site, call),
             runtime::PYTHON => Some(python::copy(header, frames, &site)),
             _ => Some(runtime::END_NONE),
@@ -226,14 +266,6 @@ fn give_back(slot: SlotRef) {
     if pushed.is_err() {
         count(DropReason::FreeListFull);
     }
-}
-
-/// The constant of [`runtime`] of the process.
-#[inline(always)]
-fn runtime_of(pid_tgid: u64) -> u32 {
-    let tgid = (pid_tgid >> 32) as u32;
-    // SAFETY: no other reference to this value is held.
-    unsafe { PROCS.get(tgid) }.map_or(runtime::NONE, |process| process.runtime)
 }
 
 /// Begins to write a slot; returns the number of the runtime's frames in it, if they are of this process.
@@ -330,57 +362,65 @@ unsafe fn end_of_stack(conn: *mut Conn, site: &Site) -> u64 {
     if near { end } else { UNKNOWN_END }
 }
 
-/// Copies the stack. With `GAP`, what Java before 13 has on it that nobody needs is left out.
+/// Copies `most` of the stack, or what there is of it, in one read, because each call of the helper costs
+/// more than what it copies; false where that fails.
 ///
 /// # Safety
 ///
 /// `header` and `bytes` are the parts of one live stack slot with room for `CHUNKS` chunks.
 #[inline(always)]
-unsafe fn chunks<const CHUNKS: u32, const GAP: bool>(
+unsafe fn at_once<const CHUNKS: u32>(
     header: *mut StackHeader,
     bytes: *mut u8,
     site: &Site,
     end: u64,
     most: u32,
+) -> bool {
+    // SAFETY: by this function's contract; the helper fails rather than faults on bad addresses.
+    unsafe {
+        let room = end.saturating_sub(site.sp);
+        let is_full = room >= u64::from(most);
+        let len = &raw mut (*header).len;
+        // From memory, for the mask, which the compiler would leave out and old verifiers need.
+        len.write_volatile(if is_full { most } else { room as u32 });
+        let all = len.read_volatile() & ((CHUNKS * CHUNK_BYTES + 1).next_power_of_two() - 1);
+        (*header).gap = 0;
+        if is_full {
+            (*header).flags |= FLAG_FULL;
+        }
+        all <= CHUNKS * CHUNK_BYTES
+            && all != 0
+            && bpf_probe_read_user(bytes.cast(), all, site.sp as *const _) == 0
+    }
+}
+
+/// Copies the stack: at once or, where that fails, in pieces. With `has_gap`, what Java before 13 has on it
+/// that nobody needs is left out.
+///
+/// # Safety
+///
+/// As of [`at_once`].
+#[inline(always)]
+unsafe fn chunks<const CHUNKS: u32>(
+    header: *mut StackHeader,
+    bytes: *mut u8,
+    site: &Site,
+    end: u64,
+    most: u32,
+    has_gap: bool,
 ) {
     // SAFETY: by this function's contract; the helper fails rather than faults on bad addresses.
     unsafe {
-        let mut gap = 0;
-        let len = &raw mut (*header).len;
-        if !GAP {
-            // At once, because each call of the helper costs more than what it copies; if that fails,
-            // in pieces.
-            let room = end.saturating_sub(site.sp);
-            let is_full = room >= u64::from(most);
-            len.write_volatile(if is_full { most } else { room as u32 });
-            let all = len.read_volatile() & (2 * CHUNKS * CHUNK_BYTES - 1);
-            if all <= CHUNKS * CHUNK_BYTES
-                && all != 0
-                && bpf_probe_read_user(bytes.cast(), all, site.sp as *const _) == 0
-            {
-                if is_full {
-                    (*header).flags |= FLAG_FULL;
-                }
-                (*header).gap = 0;
-                return;
-            }
-        }
-        len.write_volatile(0);
-        let all = CHUNKS * CHUNK_BYTES;
-        if !GAP
-            && most == all
-            && end.saturating_sub(site.sp) >= u64::from(all)
-            && bpf_probe_read_user(bytes.cast(), all, site.sp as *const _) == 0
-        {
-            // Each call of the helper costs some 130 ns.
-            len.write_volatile(all);
-            (*header).flags |= FLAG_FULL;
-            (*header).gap = 0;
+        if !has_gap && at_once::<CHUNKS>(header, bytes, site, end, most) {
             return;
         }
+        let mut gap = 0;
+        (*header).flags = site.flags;
+        let len = &raw mut (*header).len;
+        len.write_volatile(0);
         for chunk in 0..CHUNKS {
             let mut from = site.sp + u64::from(chunk * CHUNK_BYTES);
-            if GAP && chunk > 0 {
+            if chunk > 0 {
                 from += gap;
             }
             if from >= end || chunk * CHUNK_BYTES >= most {
@@ -396,7 +436,7 @@ unsafe fn chunks<const CHUNKS: u32, const GAP: bool>(
                 if (chunk + 1) * CHUNK_BYTES >= most {
                     (*header).flags |= FLAG_FULL;
                 }
-                if GAP && CHUNKS > 1 && chunk == 0 {
+                if has_gap && CHUNKS > 1 && chunk == 0 {
                     gap = self::gap(bytes, site, u64::from(CHUNKS * CHUNK_BYTES));
                 }
                 continue;
@@ -455,9 +495,6 @@ unsafe fn goroutine(header: *mut StackHeader, bytes: *mut u8, site: &Site, goid:
 #[inline(always)]
 unsafe fn gap(bytes: *const u8, site: &Site, copied: u64) -> u64 {
     const WORDS: usize = 64;
-    if runtime_of(site.pid_tgid) != runtime::BUFFERED_JAVA {
-        return 0;
-    }
     for index in 0..WORDS {
         // SAFETY: by this function's contract, with the word in the first chunk.
         let frame = unsafe { bytes.cast::<u64>().add(index).read() };
@@ -476,6 +513,24 @@ unsafe fn gap(bytes: *const u8, site: &Site, copied: u64) -> u64 {
     0
 }
 
+/// `Offsets::task_utask` again, for the verifier, which lets programs read a task's fields themselves where
+/// it knows them; zero where the kernel has no such tasks for them, before 5.11. Set before loading.
+#[unsafe(no_mangle)]
+static TASK_UTASK: u32 = 0;
+
+/// Whether no uprobe was ever hit by the thread, without the helper that reads kernel memory.
+#[inline(always)]
+fn has_no_utask() -> bool {
+    // SAFETY: a constant of the object, and volatile as it is not the compiler's to know.
+    let at = unsafe { (&raw const TASK_UTASK).read_volatile() };
+    // SAFETY: the verifier checks that there is a pointer at that place of the task.
+    at != 0
+        && unsafe {
+            let task = bpf_get_current_task_btf() as *const u8;
+            task.add(at as usize).cast::<u64>().read_volatile() == 0
+        }
+}
+
 /// Saves the return addresses that pending uretprobes (of other tracers) replaced on the stack.
 ///
 /// # Safety
@@ -483,7 +538,7 @@ unsafe fn gap(bytes: *const u8, site: &Site, copied: u64) -> u64 {
 /// `header` is a live stack header.
 #[inline(always)]
 unsafe fn fixups(header: *mut StackHeader, off: &Offsets) -> u32 {
-    if off.ri_known == 0 {
+    if off.ri_known == 0 || has_no_utask() {
         return 0;
     }
     // SAFETY: the helper has no precondition.

@@ -57,6 +57,7 @@ struct Exit<'a>(&'a BtfTracePointContext);
 
 impl Hook for Exit<'_> {
     const EACH_MESSAGE: bool = false;
+    const NEAR_STACK: bool = false;
 
     #[inline(always)]
     fn regs(&self) -> *const pt_regs {

@@ -18,6 +18,7 @@ use super::{
     maps::{Call, Site, call_of},
     memory::{ConnMemory, user, user_or_zero},
     sockets::conn_of,
+    stacks,
 };
 
 pub const READ: u64 = 0;
@@ -46,6 +47,9 @@ const MMSG_COUNTED: u64 = 8;
 pub trait Hook {
     /// It is passed for each message of a `sendmmsg` or `recvmmsg`, with the bytes of that one.
     const EACH_MESSAGE: bool;
+
+    /// Its program has room for the copying of stacks, too: only verifiers before 6.3 do not follow that.
+    const NEAR_STACK: bool;
 
     /// The saved user registers, which still hold the call's number and arguments. Typed by the verifier.
     fn regs(&self) -> *const pt_regs;
@@ -252,8 +256,8 @@ fn walked(hook: &impl Hook, conn: *mut Conn, call: *mut Call, pid_tgid: u64, sen
 
 /// `bytes` were sent, and the wire follows them; `settled` says whether the server was done before.
 #[inline(always)]
-fn sent(
-    hook: &impl Hook,
+fn sent<H: Hook>(
+    hook: &H,
     conn: *mut Conn,
     call: *mut Call,
     pid_tgid: u64,
@@ -281,7 +285,12 @@ fn sent(
     };
     if let Some(kind) = use_begins {
         // SAFETY: a live per-CPU map value of this run alone, and registers that the verifier types.
-        unsafe { (*call).want(kind, Site::of(hook.regs(), at, (*call).conn, pid_tgid, 0)) };
+        let site = unsafe { Site::of(hook.regs(), at, (*call).conn, pid_tgid, 0) };
+        if H::NEAR_STACK && stacks::keep_again(conn, kind, &site) {
+            return;
+        }
+        // SAFETY: as above.
+        unsafe { (*call).want(kind, site) };
         hook.go_on(PART_STACK);
     }
 }

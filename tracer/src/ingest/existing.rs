@@ -69,7 +69,7 @@ pub(super) fn existing_conn(socket: &ListedSocket, pid: u32, fd: i32) -> Conn {
         stack_class: 0,
         goid: 0,
         stack_tid: 0,
-        _pad2: 0,
+        runtime: tracer_ebpf::runtime::NONE,
         stack_end: 0,
         sock: 0,
         wire: Wire { phase: PHASE_UNKNOWN, ..Wire::default() },

@@ -543,8 +543,7 @@ impl Ingest {
             .map(|(id, _)| conn_slot(*id))
             .collect();
         for slot in slots {
-            self.kernel.set_stack_class(slot, process.stack_class);
-            self.kernel.set_goid(slot, process.goid);
+            self.kernel.set_copied(slot, process);
         }
         true
     }

@@ -162,8 +162,11 @@ impl Kernel {
             return Err(LoadError::NoObject);
         }
         let btf = Btf::from_sys_fs().map_err(|error| LoadError::Btf(shorten(&error)))?;
+        let off = &config.off;
+        let task_utask = if off.socket_hooks == 0 { 0 } else { off.task_utask };
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
+            .override_global("TASK_UTASK", &task_utask, true)
             .override_global("AYA_LOG_LEVEL", &log_level, false)
             .map_max_entries("FDS", bounds.descriptors)
             .map_max_entries("CHECKOUTS", bounds.checkouts)
@@ -480,14 +483,13 @@ impl Kernel {
         self.stacks.turn();
     }
 
-    /// Sets the class of the connection's next stacks.
-    pub fn set_stack_class(&mut self, slot: u32, class: u32) {
-        self.conns.write_u32(slot, offset_of!(Conn, stack_class), class);
-    }
-
-    /// Sets where the goroutine's number is for the connection's next stacks.
-    pub fn set_goid(&mut self, slot: u32, goid: u32) {
+    /// Sets what the connection's next stacks are copied by.
+    pub fn set_copied(&mut self, slot: u32, process: Process) {
+        let Process { stack_class, runtime, goid, .. } = process;
+        // The class last, which has the frames of a runtime copied.
         self.conns.write_u32(slot, offset_of!(Conn, goid), goid);
+        self.conns.write_u32(slot, offset_of!(Conn, runtime), runtime);
+        self.conns.write_u32(slot, offset_of!(Conn, stack_class), stack_class);
     }
 
     /// Copies a stack out of its slot; `None` when there is none, or it changed while it was read.
