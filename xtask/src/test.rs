@@ -94,7 +94,8 @@ const TIMED_TESTS: [&str; 1] = ["_is_named_in_time"];
 const CALLS_TESTS: [&str; 1] = ["descriptors::"];
 
 /// Of what only the hooks on sockets see.
-const SOCKETS_TESTS: [&str; 1] = ["a_session_that_is_handed_to_another_process_stays"];
+const SOCKETS_TESTS: [&str; 2] =
+    ["a_session_that_is_handed_to_another_process_stays", "standby::over_tcp_"];
 
 /// The step of all the others.
 const CALLS: &str = "by system calls";
