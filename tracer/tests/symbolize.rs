@@ -74,6 +74,23 @@ fn without_symbols_frames_are_unknown_but_counted_and_attributed() {
 }
 
 #[test]
+fn a_copy_that_ends_in_a_program_without_names_asks_for_no_more() {
+    let cut = |flags: &[&str], bytes| {
+        let (_directory, program) = compile_c(&[&["-s", "-DPAGE_BYTES=20000"], flags].concat());
+        let Resolved { stack, cut } =
+            Symbolizer::new().resolve(&Target::start(Command::new(&program)).stack(bytes));
+        assert!(stack.truncated.is_some(), "{stack:#?}");
+        assert!(stack.frames.iter().all(|frame| frame.kind != FrameKind::App), "{stack:#?}");
+        cut
+    };
+    assert!(!cut(&[], 4 << 10), "its frames are there, and none of them has a name");
+    // Where only the C library's are, nobody knows yet who called.
+    assert!(cut(&[], 4));
+    // It has names, if not for these frames.
+    assert!(cut(&["-Wl,--export-dynamic-symbol=main"], 4 << 10));
+}
+
+#[test]
 fn a_deleted_program_that_has_ended_still_resolves_once_it_was_seen() {
     let (directory, program) = compile_c(&["-g"]);
     let target = Target::start(Command::new(&program));

@@ -48,7 +48,7 @@ use owner::Role;
 use process::Process;
 use runtime::{Named, Runtime};
 use tracer_ebpf::runtime::FRAME_BYTES;
-use unwind::{End, Walk};
+use unwind::{Address, End, Walk};
 
 pub use goroutine::GoroutineNow;
 pub use module::map as map_file;
@@ -246,7 +246,7 @@ impl Symbolizer {
             }
         }
         let runtime = process.runtime.take();
-        let resolved = understood(raw, &walk, runtime.as_ref(), named, |address| {
+        let mut resolved = understood(raw, &walk, runtime.as_ref(), named, |address| {
             let found = native_at(&mut self.native, &mut self.resolved, process, address);
             #[cfg(feature = "recording")]
             recorded::note_native(address, &found);
@@ -255,6 +255,9 @@ impl Symbolizer {
         process.runtime = runtime;
         #[cfg(feature = "recording")]
         recorded::write(raw, process, &walk);
+        // The application is there then, and more of its stack would not give it a name.
+        let is_nameless = |address: &Address| process.is_nameless_at(address.lookup());
+        resolved.cut = resolved.cut && !walk.addresses.iter().any(is_nameless);
         resolved
     }
 

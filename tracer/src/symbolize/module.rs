@@ -113,6 +113,7 @@ pub(super) struct Module {
     node: OnceCell<Option<Result<Rc<Engine>, String>>>,
     java: OnceCell<Option<Machine>>,
     php: OnceCell<Option<Result<php::Engine, String>>>,
+    is_nameless: OnceCell<bool>,
 }
 
 impl Module {
@@ -151,6 +152,7 @@ impl Module {
             node: OnceCell::new(),
             java: OnceCell::new(),
             php: OnceCell::new(),
+            is_nameless: OnceCell::new(),
         })
     }
 
@@ -167,6 +169,22 @@ impl Module {
     /// The table of Go functions, when the file has one. Looked for once.
     pub fn go_table(&self) -> Option<&GoTable<Bytes>> {
         self.go_table.get_or_init(|| GoTable::parse(self.bytes.clone()).ok()).as_ref()
+    }
+
+    /// Whether the functions of a program cannot be named by it: stripped, and it exports no more than what
+    /// its libraries ask for. Looked for once.
+    pub fn is_nameless(&self) -> bool {
+        let find = || {
+            if self.go_table().is_some() {
+                return None;
+            }
+            let elf = self.is_intact().then(|| elf::Elf::parse(&self.bytes).ok())??;
+            let has_names = elf.definitions().next().is_some()
+                || elf.section(".debug_info").is_some()
+                || elf.exported("main").is_some();
+            Some(!has_names)
+        };
+        *self.is_nameless.get_or_init(|| find().unwrap_or(false))
     }
 
     /// What the record of a goroutine looks like, when a known version of Go made the file.

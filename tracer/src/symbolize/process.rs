@@ -285,6 +285,12 @@ impl Process {
         ends_in_call(&call).then_some(found)
     }
 
+    /// Whether `address` is in a program whose functions cannot be named.
+    pub fn is_nameless_at(&self, address: u64) -> bool {
+        let code = self.maps.code_at(address).and_then(|(index, _)| self.code.get(index)?.as_ref());
+        code.is_some_and(|code| code.owner.role() == Role::Program && code.module.is_nameless())
+    }
+
     /// Whether everything that `walk` met was code when the process was looked at.
     pub fn knows(&self, raw: &RawStack, walk: &Walk) -> bool {
         self.maps.code_at(raw.ip).is_some() && !matches!(walk.end, End::NotCode(_))
