@@ -5,9 +5,12 @@
 //! the same where the processors are what there is too little of. Invariant: the kernel's run-time
 //! statistics are off, as they are where people work.
 
-use std::process::Command;
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use xtask::{clients, sh, workspace};
 
 use super::child::Talking;
@@ -50,11 +53,17 @@ impl Ratios {
     }
 }
 
-/// Transactions per second of the usual select-only load, with every core busy.
-pub fn pgbench(bench: &Bench) -> Result<f64> {
+/// The usual select-only load, with every core busy.
+fn select_only(bench: &Bench) -> Result<Command> {
     let mut pgbench = bench.server.client("pgbench")?;
     pgbench.envs(bench.server.environment());
     pgbench.args(["-n", "-S", "-M", "prepared", "-c", "8", "-j", "2"]);
+    Ok(pgbench)
+}
+
+/// Transactions per second of that load.
+pub fn pgbench(bench: &Bench) -> Result<f64> {
+    let mut pgbench = select_only(bench)?;
     let said = sh::output(pgbench.args(["-T", &bench.seconds.to_string()]))?;
     let tps = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next());
     let tps = tps.with_context(|| format!("pgbench said no tps:\n{said}"))?;
@@ -70,52 +79,112 @@ pub fn idle_client(bench: &Bench) -> Result<Talking> {
     Ok(psql)
 }
 
-/// A run of pgbench, with what it costs the client, the server and the tracer.
-fn pgbench_rate(bench: &Bench, tracer: Option<&Tracer>) -> Result<Rate> {
-    bench.check()?;
-    let server = bench.server.pid();
-    let sessions = processor::children(server)?;
-    let so_far = || -> Result<f64> {
-        let ours = processor::used(std::process::id())?.children;
-        let theirs = processor::used(server)?.children;
-        let tracers = tracer.map(Tracer::used).transpose()?.unwrap_or_default();
-        Ok((ours + theirs + tracers).as_secs_f64())
-    };
-    let before = so_far()?;
-    let tps = pgbench(bench)?;
-    // A session's time is the server's when it has ended.
-    until("the server's sessions end", || Ok(processor::children(server)?.is_subset(&sessions)))?;
-    let spent = so_far()? - before;
-    Ok(Rate { wall: tps, processor: tps * f64::from(bench.seconds) / spent })
+/// Who waits that long for a line has read all before it.
+const WAITED: Duration = Duration::from_millis(50);
+
+/// One pgbench that runs all the time, looked at for some seconds at a time. Which sessions are on a
+/// processor together changes from start to start, and its throughput with that by more than what is measured.
+struct Running<'a> {
+    bench: &'a Bench,
+    child: Child,
+    progress: BufReader<ChildStderr>,
+    sessions: BTreeSet<u32>,
+}
+
+impl<'a> Running<'a> {
+    fn start(bench: &'a Bench) -> Result<Self> {
+        let before = processor::children(bench.server.pid())?;
+        let mut command = select_only(bench)?;
+        command.args(["-T", "1000000", "-P", "1"]).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot start pgbench")?;
+        let progress = BufReader::new(child.stderr.take().context("its stderr is a pipe")?);
+        let mut running = Self { bench, child, progress, sessions: BTreeSet::new() };
+        running.second()?;
+        running.sessions = &processor::children(bench.server.pid())? - &before;
+        Ok(running)
+    }
+
+    /// Transactions per second in the next second, or in one of the last that was not looked at.
+    fn second(&mut self) -> Result<f64> {
+        loop {
+            let mut line = String::new();
+            ensure!(self.progress.read_line(&mut line)? != 0, "pgbench ended early");
+            if let Some((_, tps)) = line.strip_prefix("progress: ").and_then(|l| l.split_once(", "))
+            {
+                let tps = tps.split(' ').next().unwrap_or_default();
+                return tps.parse().with_context(|| format!("pgbench said: {line}"));
+            }
+        }
+    }
+
+    /// Processor time so far, of client, server and tracer.
+    fn used(&self, tracer: Option<&Tracer>) -> Result<Duration> {
+        let mut sum = processor::used(self.child.id())?.own;
+        for session in &self.sessions {
+            sum += processor::used(*session)?.own;
+        }
+        Ok(sum + tracer.map(Tracer::used).transpose()?.unwrap_or_default())
+    }
+
+    fn rate(&mut self, tracer: Option<&Tracer>) -> Result<Rate> {
+        self.bench.check()?;
+        // Those that had to be waited for little were over before, and in the next one the tracer may have
+        // been started or ended.
+        let mut begin = Instant::now();
+        while self.second().is_ok() && begin.elapsed() < WAITED {
+            begin = Instant::now();
+        }
+        let before = self.used(tracer)?;
+        let mut transactions = 0.0;
+        for _ in 0..self.bench.seconds {
+            transactions += self.second()?;
+        }
+        let spent = self.used(tracer)?.saturating_sub(before).as_secs_f64();
+        let wall = transactions / f64::from(self.bench.seconds);
+        Ok(Rate { wall, processor: transactions / spent })
+    }
+
+    /// Its rate while a tracer with these arguments watches.
+    fn watched(&mut self, more: &[&str]) -> Result<Rate> {
+        let tracer = Tracer::watch(self.bench, &[self.bench.server.port()], more)?;
+        let rate = self.rate(Some(&tracer))?;
+        tracer.finish()?;
+        Ok(rate)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
 }
 
 fn with_pgbench(bench: &Bench, table: &mut Table) -> Result<()> {
-    let ports = [bench.server.port()];
     let idle = idle_client(bench)?;
     let pid = idle.pid().to_string();
-    let traced = |more: &[&str]| -> Result<Rate> {
-        let tracer = Tracer::watch(bench, &ports, more)?;
-        let rate = pgbench_rate(bench, Some(&tracer))?;
-        tracer.finish()?;
-        Ok(rate)
-    };
+    let others = processor::children(bench.server.pid())?;
+    let mut running = Running::start(bench)?;
     // Warms the caches of files and pages.
-    pgbench(bench)?;
-    let (mut watched, mut others) = (Ratios::default(), Ratios::default());
+    running.rate(None)?;
+    let (mut watched, mut only_others) = (Ratios::default(), Ratios::default());
     let mut noise = Ratios::default();
-    let mut first = pgbench_rate(bench, None)?;
+    let mut first = running.rate(None)?;
     for _ in 0..bench.rounds {
-        let with = traced(&[])?;
-        let second = pgbench_rate(bench, None)?;
+        let with = running.watched(&[])?;
+        let second = running.rate(None)?;
         watched.add(first, with, second);
-        let with = traced(&["--pid", &pid])?;
-        let third = pgbench_rate(bench, None)?;
-        others.add(second, with, third);
+        let with = running.watched(&["--pid", &pid])?;
+        let third = running.rate(None)?;
+        only_others.add(second, with, third);
         noise.add(first, second, third);
         first = third;
     }
+    drop(running);
+    let ended = || Ok(processor::children(bench.server.pid())?.is_subset(&others));
+    until("the server's sessions end", ended)?;
     watched.tell(table, "pgbench, watched", Target::AtLeast(0.94));
-    others.tell(table, "pgbench, only another process watched", Target::AtLeast(0.98));
+    only_others.tell(table, "pgbench, only another process watched", Target::AtLeast(0.98));
     noise.tell(table, "pgbench against itself", Target::None);
     Ok(())
 }
