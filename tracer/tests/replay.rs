@@ -238,6 +238,7 @@ fn said(name: &str) -> Vec<(Verdict, u64, bool)> {
 fn a_leak_and_a_pool_that_is_too_small_are_told_apart() {
     finds("pool_too_small", Verdict::PoolTooSmall, Certainty::Strong, 2, None);
     finds("pool_too_small_out_of_turn", Verdict::PoolTooSmall, Certainty::Strong, 2, None);
+    finds("pool_too_small_short_lived", Verdict::PoolTooSmall, Certainty::Strong, 2, None);
     assert_eq!(said("leak_with_waiters"), [(Verdict::Leak, 3, true)]);
     assert_eq!(said("leak_in_a_small_pool"), [(Verdict::Leak, 1, true)]);
     let each = [(Verdict::Leak, 2, false), (Verdict::PoolTooSmall, 2, false)];

@@ -47,6 +47,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("leak_in_a_small_pool", leak_in_a_small_pool),
     ("leak_beside_a_small_pool", leak_beside_a_small_pool),
     ("pool_too_small_out_of_turn", pool_too_small_out_of_turn),
+    ("pool_too_small_short_lived", pool_too_small_short_lived),
     ("long_query_with_waiters", long_query_with_waiters),
     ("leak_before_a_small_pool", leak_before_a_small_pool),
     ("hostile_names", hostile_names),
@@ -1034,6 +1035,30 @@ fn pool_too_small_out_of_turn() -> Vec<Event> {
         }
     }
     events
+}
+
+/// The same where connections live for five seconds, and their checkouts are forgotten with them.
+fn pool_too_small_short_lived() -> Vec<Event> {
+    let mut scene = Scene::default();
+    scene.process(0, GO, seen("billing", Runtime::Go, &[("database/sql", true)]));
+    let mut conns: Vec<_> = (0..2).map(|n| scene.open(1_000 + n * 10, GO)).collect();
+    for at in (2_000..=40_000).step_by(1_000) {
+        for (n, conn) in conns.iter_mut().enumerate() {
+            let begin = at - 900 + n as u64 * 40;
+            if conn.state.checkout.is_some() {
+                scene.release(begin, conn);
+            }
+            if at % 5_000 == 0 {
+                scene.close(begin + 1, conn);
+                *conn = scene.open(begin + 2, GO);
+            }
+            invoice(&mut scene, begin + 10, conn, 1);
+        }
+        let since = [at - 200, at - 160, at - 120, at - 80, at - 40];
+        scene.waits(at, GO, ("database/sql", 1), &since, (at / 500, 450));
+        scene.tick(at);
+    }
+    scene.sorted()
 }
 
 /// Callers wait while two jobs work with the only connections, one statement after the other, and

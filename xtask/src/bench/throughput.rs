@@ -130,9 +130,12 @@ impl<'a> Running<'a> {
         self.bench.check()?;
         // Those that had to be waited for little were over before, and in the next one the tracer may have
         // been started or ended.
-        let mut begin = Instant::now();
-        while self.second().is_ok() && begin.elapsed() < WAITED {
-            begin = Instant::now();
+        loop {
+            let begin = Instant::now();
+            self.second()?;
+            if begin.elapsed() >= WAITED {
+                break;
+            }
         }
         let before = self.used(tracer)?;
         let mut transactions = 0.0;
@@ -151,6 +154,14 @@ impl<'a> Running<'a> {
         tracer.finish()?;
         Ok(rate)
     }
+
+    /// Ends it, and waits until the server has noticed.
+    fn end(mut self) -> Result<()> {
+        let (bench, sessions) = (self.bench, std::mem::take(&mut self.sessions));
+        drop(self);
+        let have_ended = || Ok(processor::children(bench.server.pid())?.is_disjoint(&sessions));
+        until("the server's sessions end", have_ended)
+    }
 }
 
 impl Drop for Running<'_> {
@@ -163,11 +174,10 @@ impl Drop for Running<'_> {
 fn with_pgbench(bench: &Bench, table: &mut Table) -> Result<()> {
     let idle = idle_client(bench)?;
     let pid = idle.pid().to_string();
-    let others = processor::children(bench.server.pid())?;
     let mut running = Running::start(bench)?;
     // Warms the caches of files and pages.
     running.rate(None)?;
-    let (mut watched, mut only_others) = (Ratios::default(), Ratios::default());
+    let (mut watched, mut others) = (Ratios::default(), Ratios::default());
     let mut noise = Ratios::default();
     let mut first = running.rate(None)?;
     for _ in 0..bench.rounds {
@@ -176,15 +186,13 @@ fn with_pgbench(bench: &Bench, table: &mut Table) -> Result<()> {
         watched.add(first, with, second);
         let with = running.watched(&["--pid", &pid])?;
         let third = running.rate(None)?;
-        only_others.add(second, with, third);
+        others.add(second, with, third);
         noise.add(first, second, third);
         first = third;
     }
-    drop(running);
-    let ended = || Ok(processor::children(bench.server.pid())?.is_subset(&others));
-    until("the server's sessions end", ended)?;
+    running.end()?;
     watched.tell(table, "pgbench, watched", Target::AtLeast(0.94));
-    only_others.tell(table, "pgbench, only another process watched", Target::AtLeast(0.98));
+    others.tell(table, "pgbench, only another process watched", Target::AtLeast(0.98));
     noise.tell(table, "pgbench against itself", Target::None);
     Ok(())
 }

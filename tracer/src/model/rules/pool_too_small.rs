@@ -56,8 +56,9 @@ impl Load {
         let sum = samples.iter().fold(0_u64, |sum, sample| sum.saturating_add(sample.waiting));
         let waiting = sum as f64 / samples.len() as f64;
         let since = |of: fn(&Sample) -> u64| of(last).saturating_sub(of(first));
-        let taken = since(|sample| sample.taken);
         let served = since(|sample| sample.served);
+        // Those of connections that were closed meanwhile are not known, but each wait ended with one.
+        let taken = since(|sample| sample.taken).max(served);
         let is_sustained = over >= settings.threshold / 2 && waited().count() * 2 >= samples.len();
         let is_exhausted = all_out * 2 >= waited().count();
         let counts = size > 0 && waiting >= size as f64 * WAITING_PER_CONNECTION;
