@@ -385,12 +385,13 @@ unsafe fn at_once<const CHUNKS: u32>(
         len.write_volatile(if is_full { most } else { room as u32 });
         let all = len.read_volatile() & ((CHUNKS * CHUNK_BYTES + 1).next_power_of_two() - 1);
         (*header).gap = 0;
-        if is_full {
+        let is_read = all <= CHUNKS * CHUNK_BYTES
+            && all != 0
+            && bpf_probe_read_user(bytes.cast(), all, site.sp as *const _) == 0;
+        if is_read && is_full {
             (*header).flags |= FLAG_FULL;
         }
-        all <= CHUNKS * CHUNK_BYTES
-            && all != 0
-            && bpf_probe_read_user(bytes.cast(), all, site.sp as *const _) == 0
+        is_read
     }
 }
 
@@ -415,7 +416,6 @@ unsafe fn chunks<const CHUNKS: u32>(
             return;
         }
         let mut gap = 0;
-        (*header).flags = site.flags;
         let len = &raw mut (*header).len;
         len.write_volatile(0);
         for chunk in 0..CHUNKS {
