@@ -53,12 +53,13 @@ impl Unit {
     }
 }
 
-/// The middle of several measurements and how far they lie apart.
+/// The middle of several measurements, and between which two of them that of many more would be, with a
+/// certainty of 95 % whatever their distribution is. Of less than six these are the least and the greatest.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Median {
     pub value: f64,
-    pub min: f64,
-    pub max: f64,
+    pub low: f64,
+    pub high: f64,
 }
 
 impl Median {
@@ -73,13 +74,16 @@ impl Median {
         } else {
             at(middle)
         };
-        Self { value, min: at(0), max: at(values.len().saturating_sub(1)) }
+        // How many of `n` are below the median is binomial, with a standard deviation of half the root.
+        let count = values.len() as f64;
+        let low = (count / 2.0 - count.sqrt()).max(0.0) as usize;
+        Self { value, low: at(low), high: at(values.len().saturating_sub(low + 1)) }
     }
 }
 
 impl From<f64> for Median {
     fn from(value: f64) -> Self {
-        Self { value, min: value, max: value }
+        Self { value, low: value, high: value }
     }
 }
 
@@ -91,9 +95,9 @@ pub struct Table {
 
 impl Table {
     pub fn add(&mut self, measure: &str, value: impl Into<Median>, unit: Unit, target: Target) {
-        let Median { value, min, max } = value.into();
-        let spread = if min < max {
-            format!("{} to {}", unit.write(min), unit.write(max))
+        let Median { value, low, high } = value.into();
+        let spread = if low < high {
+            format!("{} to {}", unit.write(low), unit.write(high))
         } else {
             String::new()
         };
@@ -114,7 +118,7 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = ["measure", "median", "of all", "target", ""].map(str::to_owned);
+        let head = ["measure", "median", "it lies in", "target", ""].map(str::to_owned);
         let rule = ["---"; 5].map(str::to_owned);
         let rows = || [&head, &rule].into_iter().chain(&self.rows);
         let width = |column: usize| rows().map(|row| row[column].chars().count()).max();
@@ -136,9 +140,17 @@ mod tests {
     #[test]
     fn the_median_is_the_middle_or_between_the_two_in_it() {
         let odd = Median::of([3.0, 1.0, 9.0]);
-        assert_eq!(odd, Median { value: 3.0, min: 1.0, max: 9.0 });
+        assert_eq!(odd, Median { value: 3.0, low: 1.0, high: 9.0 });
         assert_eq!(Median::of([1.0, 2.0, 4.0, 9.0]).value, 3.0);
         assert!(Median::of([]).value.is_nan());
+    }
+
+    #[test]
+    fn what_the_median_lies_in_narrows_with_more_measurements() {
+        let of = |count: u32| Median::of((1..=count).map(f64::from));
+        assert_eq!(of(5), Median { value: 3.0, low: 1.0, high: 5.0 });
+        assert_eq!(of(10), Median { value: 5.5, low: 2.0, high: 9.0 });
+        assert_eq!(of(100), Median { value: 50.5, low: 41.0, high: 60.0 });
     }
 
     #[test]

@@ -6,8 +6,9 @@
 //! statistics are off, as they are where people work.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -57,7 +58,8 @@ impl Ratios {
 fn select_only(bench: &Bench) -> Result<Command> {
     let mut pgbench = bench.server.client("pgbench")?;
     pgbench.envs(bench.server.environment());
-    pgbench.args(["-n", "-S", "-M", "prepared", "-c", "8", "-j", "2"]);
+    pgbench.args(["-n", "-S", "-M", "prepared", "-j", "2"]);
+    pgbench.arg(format!("--client={SESSIONS}"));
     Ok(pgbench)
 }
 
@@ -79,42 +81,37 @@ pub fn idle_client(bench: &Bench) -> Result<Talking> {
     Ok(psql)
 }
 
-/// Who waits that long for a line has read all before it.
-const WAITED: Duration = Duration::from_millis(50);
+/// How long a load that runs all the time is looked at, with and without the tracer in turns: shorter than most
+/// of what else changes its throughput, and for the same reason there are that many looks in a round.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOKS: u32 = 4;
 
-/// One pgbench that runs all the time, looked at for some seconds at a time. Which sessions are on a
-/// processor together changes from start to start, and its throughput with that by more than what is measured.
+/// After which the start or the end of a tracer takes no part of the processors any more.
+const SETTLED: Duration = Duration::from_millis(500);
+
+/// One pgbench that runs all the time. Which sessions are on a processor together changes from start to start,
+/// and its throughput with that by more than what is measured.
 struct Running<'a> {
     bench: &'a Bench,
     child: Child,
-    progress: BufReader<ChildStderr>,
     sessions: BTreeSet<u32>,
 }
+
+/// Sessions of [`select_only`].
+const SESSIONS: usize = 8;
 
 impl<'a> Running<'a> {
     fn start(bench: &'a Bench) -> Result<Self> {
         let before = processor::children(bench.server.pid())?;
         let mut command = select_only(bench)?;
-        command.args(["-T", "1000000", "-P", "1"]).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("cannot start pgbench")?;
-        let progress = BufReader::new(child.stderr.take().context("its stderr is a pipe")?);
-        let mut running = Self { bench, child, progress, sessions: BTreeSet::new() };
-        running.second()?;
-        running.sessions = &processor::children(bench.server.pid())? - &before;
+        command.args(["-T", "1000000"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().context("cannot start pgbench")?;
+        let mut running = Self { bench, child, sessions: BTreeSet::new() };
+        until("pgbench's sessions begin", || {
+            running.sessions = &processor::children(bench.server.pid())? - &before;
+            Ok(running.sessions.len() == SESSIONS)
+        })?;
         Ok(running)
-    }
-
-    /// Transactions per second in the next second, or in one of the last that was not looked at.
-    fn second(&mut self) -> Result<f64> {
-        loop {
-            let mut line = String::new();
-            ensure!(self.progress.read_line(&mut line)? != 0, "pgbench ended early");
-            if let Some((_, tps)) = line.strip_prefix("progress: ").and_then(|l| l.split_once(", "))
-            {
-                let tps = tps.split(' ').next().unwrap_or_default();
-                return tps.parse().with_context(|| format!("pgbench said: {line}"));
-            }
-        }
     }
 
     /// Processor time so far, of client, server and tracer.
@@ -128,23 +125,17 @@ impl<'a> Running<'a> {
 
     fn rate(&mut self, tracer: Option<&Tracer>) -> Result<Rate> {
         self.bench.check()?;
-        // Those that had to be waited for little were over before, and in the next one the tracer may have
-        // been started or ended.
-        loop {
-            let begin = Instant::now();
-            self.second()?;
-            if begin.elapsed() >= WAITED {
-                break;
-            }
-        }
-        let before = self.used(tracer)?;
-        let mut transactions = 0.0;
-        for _ in 0..self.bench.seconds {
-            transactions += self.second()?;
-        }
-        let spent = self.used(tracer)?.saturating_sub(before).as_secs_f64();
-        let wall = transactions / f64::from(self.bench.seconds);
-        Ok(Rate { wall, processor: transactions / spent })
+        thread::sleep(SETTLED);
+        let (used, sent, begin) = (self.used(tracer)?, data_segments()?, Instant::now());
+        thread::sleep(LOOK);
+        // One for the query and one for the answer.
+        let transactions = (data_segments()? - sent) as f64 / 2.0;
+        let (wall, spent) = (begin.elapsed(), self.used(tracer)?.saturating_sub(used));
+        ensure!(self.child.try_wait()?.is_none(), "pgbench ended early");
+        Ok(Rate {
+            wall: transactions / wall.as_secs_f64(),
+            processor: transactions / spent.as_secs_f64(),
+        })
     }
 
     /// Its rate while a tracer with these arguments watches.
@@ -171,6 +162,23 @@ impl Drop for Running<'_> {
     }
 }
 
+/// TCP segments with data that this network namespace has sent, by which the transactions of a load on loopback
+/// are counted at any moment, where pgbench tells them once a second. What else talks over TCP counts as well.
+fn data_segments() -> Result<u64> {
+    const PATH: &str = "/proc/net/netstat";
+    let counters = fs::read_to_string(PATH).with_context(|| format!("reading {PATH}"))?;
+    sent_with_data(&counters).with_context(|| format!("{PATH} has no TCPOrigDataSent"))
+}
+
+/// A line of names and one of values for each group (kernel `net/ipv4/proc.c`).
+fn sent_with_data(counters: &str) -> Option<u64> {
+    let mut lines = counters.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let (_, value) =
+        names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "TCPOrigDataSent")?;
+    value.parse().ok()
+}
+
 fn with_pgbench(bench: &Bench, table: &mut Table) -> Result<()> {
     let idle = idle_client(bench)?;
     let pid = idle.pid().to_string();
@@ -180,7 +188,7 @@ fn with_pgbench(bench: &Bench, table: &mut Table) -> Result<()> {
     let (mut watched, mut others) = (Ratios::default(), Ratios::default());
     let mut noise = Ratios::default();
     let mut first = running.rate(None)?;
-    for _ in 0..bench.rounds {
+    for _ in 0..bench.rounds * LOOKS {
         let with = running.watched(&[])?;
         let second = running.rate(None)?;
         watched.add(first, with, second);
@@ -232,4 +240,18 @@ fn with_node(bench: &Bench, table: &mut Table) -> Result<()> {
     wrapped.tell(table, "node-postgres checkouts, in-process wrapper", Target::None);
     noise.tell(table, "node-postgres against itself", Target::None);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sent_with_data;
+
+    #[test]
+    fn a_counter_is_the_value_below_its_name() {
+        let counters = "TcpExt: SyncookiesSent TCPOrigDataSent PFMemallocDrop\nTcpExt: 0 4711 2\n\
+                        IpExt: InNoRoutes TCPOrigDataSent\nIpExt: 1 2\n";
+        assert_eq!(sent_with_data(counters), Some(4711));
+        assert_eq!(sent_with_data("TcpExt: SyncookiesSent\nTcpExt: 7\n"), None);
+        assert_eq!(sent_with_data(""), None);
+    }
 }
