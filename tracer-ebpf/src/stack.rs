@@ -138,11 +138,28 @@ impl SlotRef {
         }
         Some(Self { class: class - 1, index: raw & 0x00ff_ffff })
     }
+
+    /// The kind of stack that this is the slot of now, in a connection with these.
+    #[must_use]
+    pub fn kind(self, stacks: &[u32; KINDS]) -> Option<usize> {
+        stacks.iter().position(|packed| *packed == self.pack())
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{CLASS_SLOTS, SlotRef};
+    use super::{CLASS_SLOTS, KIND_USE, KIND_USE_OTHER, SlotRef};
+
+    #[test]
+    fn the_kind_of_a_slot_is_where_the_connection_has_it() {
+        let [one, other, gone] = [7, 8, 9].map(|index| SlotRef { class: 0, index });
+        let mut stacks = [0; super::KINDS];
+        stacks[KIND_USE] = one.pack();
+        stacks[KIND_USE_OTHER] = other.pack();
+        assert_eq!(one.kind(&stacks), Some(KIND_USE));
+        assert_eq!(other.kind(&stacks), Some(KIND_USE_OTHER));
+        assert_eq!(gone.kind(&stacks), None);
+    }
 
     #[test]
     fn a_slot_reference_survives_packing_and_zero_is_none() {

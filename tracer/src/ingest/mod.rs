@@ -457,9 +457,9 @@ impl Ingest {
     }
 
     /// Gives the slot of a stack back that was understood.
-    pub fn retire_stack(&mut self, id: ConnId, of: StackEvent, copied: &CopiedStack) {
-        if let Some(kind) = self.conn(id.0).and_then(|conn| kind_of(&conn, of)) {
-            self.kernel.retire_stack(conn_slot(id.0), kind, copied.header.seq);
+    pub fn retire_stack(&mut self, id: ConnId, copied: &CopiedStack) {
+        if self.conn(id.0).is_some() {
+            self.kernel.retire_stack(conn_slot(id.0), copied);
         }
     }
 

@@ -456,12 +456,11 @@ impl Kernel {
         let _full = self.free_conns.push(slot, 0);
     }
 
-    /// Takes a stack that was read, with this sequence number, from its connection, unless it has
-    /// changed since.
-    pub fn retire_stack(&mut self, slot: u32, kind: usize, seq: u32) {
+    /// Takes a stack that was read from its connection, unless it has changed since.
+    pub fn retire_stack(&mut self, slot: u32, copied: &CopiedStack) {
         let Some(conn) = self.conns.read(slot) else { return };
-        let packed = conn.stacks[kind];
-        let Some(stack) = SlotRef::unpack(packed) else { return };
+        // Not that of its event: meanwhile that may be in another slot, and this one be of another event.
+        let (stack, Some(kind)) = (copied.slot, copied.slot.kind(&conn.stacks)) else { return };
         let place = offset_of!(Conn, stacks) + kind * 4;
         self.conns.write_u32(slot, place, 0);
         if kind == KIND_OPEN {
@@ -470,9 +469,9 @@ impl Kernel {
             return;
         }
         let taken_anew = self.conns.read(slot).is_none_or(|conn| conn.stacks[kind] != 0);
-        if !taken_anew && self.stacks.seq(stack) != Some(seq) {
+        if !taken_anew && self.stacks.seq(stack) != Some(copied.header.seq) {
             // A new stack was put there meanwhile.
-            self.conns.write_u32(slot, place, packed);
+            self.conns.write_u32(slot, place, stack.pack());
         } else {
             self.stacks.retire(stack);
         }

@@ -32,6 +32,8 @@ const fn words(class: usize) -> usize {
 /// A raw stack as copied at an event.
 #[derive(Clone, Debug)]
 pub struct CopiedStack {
+    /// The slot that it was in.
+    pub slot: SlotRef,
     /// Registers and what belongs to them.
     pub header: StackHeader,
     /// Stack bytes from `header.sp` up.
@@ -100,7 +102,7 @@ impl Stacks {
         bytes.truncate(HEADER_BYTES + header.len.min(capacity) as usize);
         bytes.drain(..HEADER_BYTES);
         let full = header.flags & FLAG_FULL != 0;
-        Some(CopiedStack { header, bytes, runtime, full })
+        Some(CopiedStack { slot, header, bytes, runtime, full })
     }
 
     /// The sequence number of a slot.

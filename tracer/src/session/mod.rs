@@ -370,7 +370,7 @@ impl Session {
         for (conn, of, uses) in wanted {
             if let Some(copied) = self.take_stack(at, conn, of, uses) {
                 processes.insert(copied.header.tgid);
-                self.ingest.retire_stack(conn, of, &copied);
+                self.ingest.retire_stack(conn, &copied);
             }
             if of == StackEvent::Acquire {
                 self.pending.extend(self.ingest.pool_size(at, conn, &self.proc));
@@ -380,7 +380,7 @@ impl Session {
             for conn in self.ingest.with_open_stacks(limit) {
                 if let Some(copied) = self.take_stack(at, conn, StackEvent::Open, 0) {
                     processes.insert(copied.header.tgid);
-                    self.ingest.retire_stack(conn, StackEvent::Open, &copied);
+                    self.ingest.retire_stack(conn, &copied);
                 }
             }
         }

@@ -39,9 +39,11 @@ fn pool() -> Vec<Scenario> {
         ),
         POOL.leaky(
             "stream not drained",
+            // The second one is used while the stack of its opener's last use is named.
             &["leak unread 3", "overlap 2"],
             Accusation::leak("suspected", 3, OWN),
-        ),
+        )
+        .fast(),
         POOL.leaky(
             "a new pool for each request",
             &["leak_alone pool 7", "later", "leak_alone pool 1"],
