@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use xtask::postgres::free_port;
 use xtask::{clients, sh, workspace};
 
 use super::child::Talking;
@@ -86,8 +87,9 @@ pub fn idle_client(bench: &Bench) -> Result<Talking> {
 const LOOK: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 4;
 
-/// After which the start or the end of a tracer takes no part of the processors any more.
-const SETTLED: Duration = Duration::from_millis(500);
+/// After which the start or the end of a tracer takes no part of the processors any more: the kernel frees its
+/// maps when it has gone.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// One pgbench that runs all the time. Which sessions are on a processor together changes from start to start,
 /// and its throughput with that by more than what is measured.
@@ -138,9 +140,9 @@ impl<'a> Running<'a> {
         })
     }
 
-    /// Its rate while a tracer with these arguments watches.
-    fn watched(&mut self, more: &[&str]) -> Result<Rate> {
-        let tracer = Tracer::watch(self.bench, &[self.bench.server.port()], more)?;
+    /// Its rate while a tracer watches that.
+    fn watched(&mut self, condition: &Condition<'_>) -> Result<Rate> {
+        let tracer = Tracer::watch(self.bench, &[condition.port], condition.more)?;
         let rate = self.rate(Some(&tracer))?;
         tracer.finish()?;
         Ok(rate)
@@ -182,27 +184,52 @@ fn sent_with_data(counters: &str) -> Option<u64> {
 fn with_pgbench(bench: &Bench, table: &mut Table) -> Result<()> {
     let idle = idle_client(bench)?;
     let pid = idle.pid().to_string();
+    let other = ["--pid", pid.as_str()];
+    let port = bench.server.port();
+    let mut conditions = [
+        Condition::new("watched", port, &[], Target::AtLeast(0.94)),
+        Condition::new("only another process watched", port, &other, Target::AtLeast(0.98)),
+        // What the hooks take where the programs do nothing.
+        Condition::new("only another port watched", free_port()?, &other, Target::None),
+    ];
     let mut running = Running::start(bench)?;
     // Warms the caches of files and pages.
     running.rate(None)?;
-    let (mut watched, mut others) = (Ratios::default(), Ratios::default());
-    let mut noise = Ratios::default();
-    let mut first = running.rate(None)?;
+    let mut without = vec![running.rate(None)?];
     for _ in 0..bench.rounds * LOOKS {
-        let with = running.watched(&[])?;
-        let second = running.rate(None)?;
-        watched.add(first, with, second);
-        let with = running.watched(&["--pid", &pid])?;
-        let third = running.rate(None)?;
-        others.add(second, with, third);
-        noise.add(first, second, third);
-        first = third;
+        for condition in &mut conditions {
+            let with = running.watched(condition)?;
+            let after = running.rate(None)?;
+            condition.ratios.add(without[without.len() - 1], with, after);
+            without.push(after);
+        }
+    }
+    let mut noise = Ratios::default();
+    for three in without.windows(3) {
+        noise.add(three[0], three[1], three[2]);
     }
     running.end()?;
-    watched.tell(table, "pgbench, watched", Target::AtLeast(0.94));
-    others.tell(table, "pgbench, only another process watched", Target::AtLeast(0.98));
+    for condition in conditions {
+        condition.ratios.tell(table, &format!("pgbench, {}", condition.name), condition.target);
+    }
     noise.tell(table, "pgbench against itself", Target::None);
     Ok(())
+}
+
+/// What is watched beside a load.
+struct Condition<'a> {
+    name: &'a str,
+    port: u16,
+    /// More arguments of the tracer.
+    more: &'a [&'a str],
+    target: Target,
+    ratios: Ratios,
+}
+
+impl<'a> Condition<'a> {
+    fn new(name: &'a str, port: u16, more: &'a [&'a str], target: Target) -> Self {
+        Self { name, port, more, target, ratios: Ratios::default() }
+    }
 }
 
 fn with_node(bench: &Bench, table: &mut Table) -> Result<()> {
