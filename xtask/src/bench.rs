@@ -35,10 +35,10 @@ use crate::setup::{self, Group};
 /// Measure what watching costs
 #[derive(clap::Args)]
 pub struct Options {
-    /// Length of one throughput run
+    /// Length of one run; pgbench's throughput is looked at for a second at a time
     #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
-    /// Runs of each kind; the median counts
+    /// Runs of each kind, and four times as many of those looks; the median counts
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Only one part

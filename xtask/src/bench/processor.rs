@@ -11,29 +11,19 @@ use anyhow::{Context as _, Result};
 /// Length of a tick in `/proc/PID/stat`: `USER_HZ` is 100 wherever Linux runs on x86.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Processor time of a process so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Used {
-    /// Its own.
-    pub own: Duration,
-    /// That of its children which have ended.
-    pub children: Duration,
-}
-
-/// Reads it.
-pub fn used(pid: u32) -> Result<Used> {
+/// Processor time of a process so far, without that of its children.
+pub fn used(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     parse(&stat).with_context(|| format!("{path} is not as expected"))
 }
 
-/// `proc_pid_stat(5)`: fields 14 to 17 are user and system time, own and of the children.
-fn parse(stat: &str) -> Option<Used> {
+/// `proc_pid_stat(5)`: fields 14 and 15 are user and system time.
+fn parse(stat: &str) -> Option<Duration> {
     // The name may hold spaces and parentheses; no later field does.
     let (_, after) = stat.rsplit_once(") ")?;
     let mut ticks = after.split(' ').skip(11).map(str::parse::<u32>);
-    let mut pair = || Some(TICK * ticks.next()?.ok()?.checked_add(ticks.next()?.ok()?)?);
-    Some(Used { own: pair()?, children: pair()? })
+    Some(TICK * ticks.next()?.ok()?.checked_add(ticks.next()?.ok()?)?)
 }
 
 /// The children of a process's first thread.
@@ -50,8 +40,7 @@ mod tests {
     #[test]
     fn a_name_does_not_shift_the_fields() {
         let stat = "7 (a) 1 2) S 1 7 7 0 -1 4194560 1 2 3 4 150 50 25 75 20 0 1 0 5 6 7";
-        let used = Used { own: Duration::from_secs(2), children: Duration::from_secs(1) };
-        assert_eq!(parse(stat), Some(used));
+        assert_eq!(parse(stat), Some(Duration::from_secs(2)));
         assert_eq!(parse("7 (a) S 1"), None);
     }
 }

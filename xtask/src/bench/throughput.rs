@@ -106,7 +106,7 @@ impl<'a> Running<'a> {
     fn start(bench: &'a Bench) -> Result<Self> {
         let before = processor::children(bench.server.pid())?;
         let mut command = select_only(bench)?;
-        command.args(["-T", "1000000"]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(["-T", "1000000"]).stdout(Stdio::null());
         let child = command.spawn().context("cannot start pgbench")?;
         let mut running = Self { bench, child, sessions: BTreeSet::new() };
         until("pgbench's sessions begin", || {
@@ -118,9 +118,9 @@ impl<'a> Running<'a> {
 
     /// Processor time so far, of client, server and tracer.
     fn used(&self, tracer: Option<&Tracer>) -> Result<Duration> {
-        let mut sum = processor::used(self.child.id())?.own;
+        let mut sum = processor::used(self.child.id())?;
         for session in &self.sessions {
-            sum += processor::used(*session)?.own;
+            sum += processor::used(*session)?;
         }
         Ok(sum + tracer.map(Tracer::used).transpose()?.unwrap_or_default())
     }

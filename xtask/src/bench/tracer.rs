@@ -70,7 +70,7 @@ impl Tracer {
 
     /// Processor time so far.
     pub fn used(&self) -> Result<Duration> {
-        Ok(processor::used(self.child.id())?.own)
+        processor::used(self.child.id())
     }
 
     /// Resident memory: all of it, and the part that is not the kernel's maps.
